@@ -1,0 +1,169 @@
+"""Reads weights of a Hugging Face folder one tensor at a time; never holds more than the one asked for."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy, which safetensors needs)
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from glimpse_export.errors import CheckpointError
+from glimpse_runtime.types import Array
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# transformers 4.52 and later nest the two towers; published checkpoints do not.
+_RENAMES = (("model.language_model.", "model."), ("model.visual.", "visual."))
+
+
+class Checkpoint:
+    """The weights of a base model, sharded or in one file.
+
+    Attributes:
+        folder: where the files lie.
+        shapes: shape of every tensor, by its published name.
+        dtypes: stored dtype of every tensor: ``float32``, ``float16`` or ``bfloat16``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Reads the headers.
+
+        Raises:
+            CheckpointError: there are no weights, or a file cannot be read.
+        """
+        self.folder = folder
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, str] = {}
+        self._files: dict[str, Any] = {}
+        self._where: dict[str, tuple[str, str]] = {}
+        self.file_names = self._find_files()
+        for file_name in self.file_names:
+            self._read_header(file_name)
+
+    def _find_files(self) -> list[str]:
+        if (self.folder / _INDEX).is_file():
+            index = read_json(self.folder / _INDEX)
+            weight_map = index.get("weight_map")
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise CheckpointError(f"{self.folder / _INDEX} has no weight_map; download the checkpoint again")
+            names = sorted(set(weight_map.values()))
+        elif (self.folder / _SINGLE).is_file():
+            names = [_SINGLE]
+        else:
+            raise CheckpointError(f"{self.folder} has no {_SINGLE} and no {_INDEX}; only safetensors weights are read")
+        for name in names:
+            if not (self.folder / name).is_file():
+                raise CheckpointError(f"{self.folder / name} is missing; download the checkpoint again")
+        return names
+
+    def _read_header(self, file_name: str) -> None:
+        path = self.folder / file_name
+        try:
+            file = safe_open(str(path), framework="np")
+            keys = list(file.keys())
+            slices = {key: file.get_slice(key) for key in keys}
+            found = {key: (tuple(part.get_shape()), part.get_dtype()) for key, part in slices.items()}
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{path} is damaged or cut short ({error}); download it again") from None
+        self._files[file_name] = file
+        for key, (shape, dtype) in found.items():
+            name = _published_name(key)
+            if dtype not in _DTYPES:
+                raise CheckpointError(f"{path}: tensor {key} is stored as {dtype}; F32, F16 and BF16 are read")
+            self.shapes[name], self.dtypes[name] = shape, _DTYPES[dtype]
+            self._where[name] = (file_name, key)
+
+    def check(self, expected: Mapping[str, tuple[int, ...]], tied: bool) -> None:
+        """Compares names and shapes with what the architecture needs.
+
+        Raises:
+            CheckpointError: a tensor is missing, has another shape, or has no place in this architecture.
+        """
+        check_shapes(expected, self.shapes, str(self.folder), ".inv_freq", "lm_head.weight" if tied else None)
+
+    def read(self, name: str) -> Array:
+        """Returns one tensor as stored."""
+        file_name, key = self._where[name]
+        try:
+            tensor: Array = self._files[file_name].get_tensor(key)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"cannot read {key} from {self.folder / file_name}: {error}") from None
+        return tensor
+
+    def read_float(self, name: str) -> Array:
+        """Returns one tensor as float32.
+
+        Raises:
+            CheckpointError: it holds infinities or NaN.
+        """
+        tensor = self.read(name).astype(np.float32)
+        if not np.isfinite(tensor).all():
+            raise CheckpointError(f"{self.folder}: tensor {name} holds values that are not finite")
+        return tensor
+
+    def sha256(self) -> str:
+        """Returns one hash over the contents of all weight files."""
+        digest = hashlib.sha256()
+        for name in self.file_names:
+            with (self.folder / name).open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+
+def check_shapes(
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    where: str,
+    *harmless: str | None,
+) -> None:
+    """Compares tensor names and shapes; names that contain a ``harmless`` text may be there in addition.
+
+    Raises:
+        CheckpointError: naming the first tensor that is missing, misshapen or unknown.
+    """
+    missing = sorted(set(expected) - set(found))
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CheckpointError(f"{where} lacks tensor {missing[0]}{more}; the checkpoint is incomplete")
+    for name, shape in expected.items():
+        if tuple(found[name]) != tuple(shape):
+            raise CheckpointError(
+                f"{where}: tensor {name} has shape {tuple(found[name])}, its config.json asks for {tuple(shape)}"
+            )
+    for name in sorted(set(found) - set(expected)):
+        if not any(part is not None and part in name for part in harmless):
+            raise CheckpointError(
+                f"{where}: tensor {name} has no place in this architecture; a merged checkpoint is needed "
+                "if it belongs to an adapter such as LoRA"
+            )
+
+
+def read_json(path: Path, missing_ok: bool = False) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        CheckpointError: the file is missing or is not a JSON object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if missing_ok:
+            return {}
+        raise CheckpointError(f"{path} is missing; the checkpoint is incomplete") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); download the checkpoint again") from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} is not a JSON object; download the checkpoint again")
+    return data
+
+
+def _published_name(key: str) -> str:
+    for new, old in _RENAMES:
+        if key.startswith(new):
+            return old + key[len(new) :]
+    return key

@@ -1,0 +1,30 @@
+"""What can go wrong while exporting; the same tree as the runtime's errors.
+
+    ExportError
+    ├── ModelNotFoundError      no such model name, hub id or folder
+    ├── CheckpointError         files or tensors are missing, damaged or of the wrong shape
+    ├── UnsupportedError        the model asks for something this version cannot export
+    └── OutputError             the bundle cannot be written where it was asked for
+"""
+
+from glimpse_runtime.errors import GlimpseError
+
+
+class ExportError(GlimpseError):
+    """An export cannot be done."""
+
+
+class ModelNotFoundError(ExportError):
+    """There is no such model name, hub id or folder."""
+
+
+class CheckpointError(ExportError):
+    """A checkpoint's files or tensors are missing, damaged or of the wrong shape."""
+
+
+class UnsupportedError(ExportError):
+    """The model asks for something this version cannot export; it is refused rather than ignored."""
+
+
+class OutputError(ExportError):
+    """The bundle cannot be written where it was asked for."""

@@ -1,0 +1,1 @@
+"""Authors the graphs of a bundle with onnx_ir, from one description, in a choice of dialects."""

@@ -1,0 +1,179 @@
+"""The decoder cut after layer K: ``lower`` (layers 0..K) and ``upper`` (the rest, final norm, LM head).
+
+Both serve prefill and decode, so no weight exists twice. The glimpse vectors enter ``lower`` through a gate that
+is zero for ordinary rows; the attention of the last row is read in the selected layers.
+"""
+
+import math
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from glimpse_export.architecture import Architecture
+from glimpse_export.checkpoint import Checkpoint
+from glimpse_export.graphs.builder import GraphBuilder
+from glimpse_export.graphs.dialects import Dialect, Heads, StepInputs
+from glimpse_export.graphs.weights import StoredTensor
+from glimpse_runtime.types import Array, FloatArray
+
+
+def expected_tensors(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Returns name and shape of every decoder tensor."""
+    text = architecture.text
+    hidden, kv = text.hidden_size, text.kv_heads * text.head_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (text.vocab_size, hidden),
+        "model.norm.weight": (hidden,),
+    }
+    if not text.tied:
+        shapes["lm_head.weight"] = (text.vocab_size, hidden)
+    for layer in range(text.layers):
+        prefix = f"model.layers.{layer}"
+        shapes[f"{prefix}.input_layernorm.weight"] = (hidden,)
+        shapes[f"{prefix}.post_attention_layernorm.weight"] = (hidden,)
+        for name, rows in (("q", hidden), ("k", kv), ("v", kv)):
+            shapes[f"{prefix}.self_attn.{name}_proj.weight"] = (rows, hidden)
+            shapes[f"{prefix}.self_attn.{name}_proj.bias"] = (rows,)
+        shapes[f"{prefix}.self_attn.o_proj.weight"] = (hidden, hidden)
+        for name in ("gate", "up"):
+            shapes[f"{prefix}.mlp.{name}_proj.weight"] = (text.intermediate_size, hidden)
+        shapes[f"{prefix}.mlp.down_proj.weight"] = (hidden, text.intermediate_size)
+    return shapes
+
+
+class DecoderAuthor:
+    """Writes the two decoder graphs."""
+
+    def __init__(
+        self, architecture: Architecture, checkpoint: Checkpoint, dialect: Dialect, trace: bool = False
+    ) -> None:
+        """Prepares; with ``trace`` the graphs also give every layer's output at the rows of interest."""
+        self._architecture = architecture
+        self._text = architecture.text
+        self._checkpoint = checkpoint
+        self._dialect = dialect
+        self._trace = trace
+        self._heads = Heads(self._text.heads, self._text.kv_heads, self._text.head_dim)
+
+    def lower(self, g: GraphBuilder, glimpse_vectors: FloatArray | None) -> None:
+        """Authors layers 0..K.
+
+        Args:
+            g: an empty graph.
+            glimpse_vectors: (listed layers, glimpse rows, hidden) float32; None without a glimpse token.
+        """
+        glimpse, hidden = self._architecture.glimpse, self._text.hidden_size
+        x = g.input("hidden_in", [1, "rows", hidden])
+        gate = g.input("glimpse_gate", [1, "rows", glimpse.length]) if glimpse.length else None
+        step = self._dialect.step_inputs(g, self._text.head_dim)
+        attention: dict[int, ir.Value] = {}
+        layers = range(self._architecture.lower_layers)
+
+        def add_glimpse(y: ir.Value, layer: int) -> ir.Value:
+            """Adds layer's glimpse vectors to the glimpse rows of its input."""
+            if gate is None or glimpse_vectors is None or layer not in glimpse.layers:
+                return y
+            index = glimpse.layers.index(layer)
+            vectors = g.weight(f"glimpse.{layer}", lambda: glimpse_vectors[index])
+            return g.op("Add", y, g.op("MatMul", gate, vectors))
+
+        x = add_glimpse(x, 0)
+        normed = self._norm(g, x, "model.layers.0.input_layernorm")
+        for layer in layers:
+            q, mixed, keys = self._attention(g, normed, layer, step)
+            if layer in glimpse.selected_layers:
+                attention[layer] = self._glimpse_attention(g, q, keys)
+            normed, x = self._add_norm(g, mixed, x, f"model.layers.{layer}.post_attention_layernorm")
+            y = self._mlp(g, normed, layer)
+            if self._trace:
+                rows = g.op("Slice", g.op("Add", y, x), g.integers(-max(glimpse.length, 1)), g.integers(1 << 31), g.integers(1))
+                g.output(rows, f"trace.glimpse_hidden.{layer}", [1, "glimpse_rows", hidden])
+            if layer == layers[-1]:
+                x = g.op("Add", y, x)
+            else:
+                y = add_glimpse(y, layer + 1)
+                normed, x = self._add_norm(g, y, x, f"model.layers.{layer + 1}.input_layernorm")
+        g.output(x, "hidden_out", [1, "rows", hidden])
+        maps = [attention[layer] for layer in glimpse.selected_layers]
+        stacked = g.op("Concat", *maps, axis=0)
+        g.output(stacked, "glimpse_attention", [len(maps) * self._text.heads, "total"])
+
+    def upper(self, g: GraphBuilder, tied_head: StoredTensor | None) -> None:
+        """Authors the layers after K, the final norm and the LM head on the last row.
+
+        Args:
+            g: an empty graph.
+            tied_head: where the (vocab, hidden) embedding lies when the head is tied to it.
+        """
+        hidden, text = self._text.hidden_size, self._text
+        x = g.input("hidden_in", [1, "rows", hidden])
+        layers = range(self._architecture.lower_layers, text.layers)
+        last = g.integers(-1)
+        if not layers:
+            normed = self._norm(g, g.op("Gather", x, last, axis=1), "model.norm")
+        else:
+            step = self._dialect.step_inputs(g, text.head_dim)
+            normed = self._norm(g, x, f"model.layers.{layers[0]}.input_layernorm")
+        for layer in layers:
+            _, mixed, _ = self._attention(g, normed, layer, step)
+            normed, x = self._add_norm(g, mixed, x, f"model.layers.{layer}.post_attention_layernorm")
+            y = self._mlp(g, normed, layer)
+            if self._trace:
+                row = g.op("Gather", g.op("Add", y, x), last, axis=1)
+                g.output(row, f"trace.upper_last_hidden.{layer}", [1, 1, hidden])
+            if layer == layers[-1]:
+                y, x = g.op("Gather", y, last, axis=1), g.op("Gather", x, last, axis=1)
+                normed, _ = self._add_norm(g, y, x, "model.norm")
+            else:
+                normed, x = self._add_norm(g, y, x, f"model.layers.{layer + 1}.input_layernorm")
+        if self._trace:
+            g.output(g.op("Identity", normed), "trace.final_hidden_last", [1, 1, hidden])
+        row = g.reshape(normed, 1, hidden)
+        name = "model.embed_tokens.weight" if text.tied else "lm_head.weight"
+        if tied_head is not None:
+            head = g.stored(name, tied_head)
+        else:
+            head = g.weight(name, lambda: self._checkpoint.read_float(name))
+        g.output(g.op("Gemm", row, head, transB=1), "logits", [1, text.vocab_size])
+
+    def _attention(
+        self, g: GraphBuilder, x: ir.Value, layer: int, step: StepInputs
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Returns the rotated queries, the attention's output and all valid keys of one layer."""
+        prefix = f"model.layers.{layer}.self_attn"
+        q, k, v = (self._linear(g, x, f"{prefix}.{name}_proj", bias=True) for name in "qkv")
+        q = self._dialect.rope(g, q, step.cos, step.sin)
+        k = self._dialect.rope(g, k, step.cos, step.sin)
+        out, keys = self._dialect.cached_attention(g, q, k, v, self._heads, str(layer), step)
+        return q, self._linear(g, out, f"{prefix}.o_proj"), keys
+
+    def _glimpse_attention(self, g: GraphBuilder, q: ir.Value, keys: ir.Value) -> ir.Value:
+        """(heads, total): the last row's attention to every key, as scaled scores or their log-softmax."""
+        heads = self._heads
+        group = heads.query // heads.key
+        last = g.op("Gather", q, g.integers(-1), axis=1)
+        scaled = g.op("Mul", last, g.scalar(1 / math.sqrt(heads.size)))
+        per_key_head = g.reshape(scaled, heads.key, group, heads.size)
+        transposed = g.op("Transpose", g.op("Squeeze", keys, g.integers(0)), perm=[0, 2, 1])
+        scores = g.reshape(g.op("MatMul", per_key_head, transposed), heads.query, -1)
+        return g.op("LogSoftmax", scores, axis=-1) if self._architecture.glimpse.log_softmax else scores
+
+    def _mlp(self, g: GraphBuilder, x: ir.Value, layer: int) -> ir.Value:
+        prefix = f"model.layers.{layer}.mlp"
+        gate = self._dialect.activation(g, self._linear(g, x, f"{prefix}.gate_proj"), self._text.activation)
+        return self._linear(g, g.op("Mul", gate, self._linear(g, x, f"{prefix}.up_proj")), f"{prefix}.down_proj")
+
+    def _norm(self, g: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
+        return self._dialect.rms_norm(g, x, self._vector(g, f"{name}.weight"), self._text.norm_eps)
+
+    def _add_norm(self, g: GraphBuilder, x: ir.Value, skip: ir.Value, name: str) -> tuple[ir.Value, ir.Value]:
+        return self._dialect.add_rms_norm(g, x, skip, self._vector(g, f"{name}.weight"), self._text.norm_eps)
+
+    def _vector(self, g: GraphBuilder, name: str) -> ir.Value:
+        return g.weight(name, self._reader(name))
+
+    def _linear(self, g: GraphBuilder, x: ir.Value, name: str, bias: bool = False) -> ir.Value:
+        return g.linear(x, name, self._reader(f"{name}.weight"), self._reader(f"{name}.bias") if bias else None)
+
+    def _reader(self, name: str) -> Callable[[], Array]:
+        return lambda: self._checkpoint.read_float(name)

@@ -1,0 +1,169 @@
+"""How a model's building blocks are spelled in ONNX: one class per family of inference engines.
+
+``ort`` uses onnxruntime's own operators (CPU and CUDA): GroupQueryAttention extends the KV cache in place,
+normalisation fuses with the residual sum, attention over all keys runs without an N x N mask.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import onnx_ir as ir
+
+from glimpse_export.errors import UnsupportedError
+from glimpse_export.graphs.builder import MICROSOFT, GraphBuilder
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """The inputs every decoder graph has beside hidden states and cache."""
+
+    cos: ir.Value
+    sin: ir.Value
+    seqlens_k: ir.Value
+    total: ir.Value
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Head counts and size of one attention."""
+
+    query: int
+    key: int
+    size: int
+
+
+class Dialect(Protocol):
+    """What the graph authors need; activations are (batch, rows, heads * head_size) throughout."""
+
+    name: str
+    opset: int
+
+    def rms_norm(self, g: GraphBuilder, x: ir.Value, weight: ir.Value, eps: float) -> ir.Value:
+        """Returns the root-mean-square norm of the last axis."""
+        ...
+
+    def add_rms_norm(
+        self, g: GraphBuilder, x: ir.Value, skip: ir.Value, weight: ir.Value, eps: float
+    ) -> tuple[ir.Value, ir.Value]:
+        """Returns the norm of x + skip, and x + skip."""
+        ...
+
+    def activation(self, g: GraphBuilder, x: ir.Value, kind: str) -> ir.Value:
+        """Returns a named activation."""
+        ...
+
+    def rope(self, g: GraphBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value) -> ir.Value:
+        """Rotates all heads; cos and sin are (rows, head_size / 2)."""
+        ...
+
+    def attention(
+        self, g: GraphBuilder, q: ir.Value, k: ir.Value, v: ir.Value, heads: Heads, keys: ir.Value | None
+    ) -> ir.Value:
+        """Full attention within each batch entry; ``keys`` (batch, rows) is 1 where a key counts."""
+        ...
+
+    def step_inputs(self, g: GraphBuilder, head_dim: int) -> StepInputs:
+        """Declares the decoder inputs of this dialect."""
+        ...
+
+    def cached_attention(
+        self, g: GraphBuilder, q: ir.Value, k: ir.Value, v: ir.Value, heads: Heads, name: str, step: StepInputs
+    ) -> tuple[ir.Value, ir.Value]:
+        """Causal attention over the cache ``name``, which it extends; returns the result and all valid keys.
+
+        The keys are (1, kv_heads, total, head_size).
+        """
+        ...
+
+
+class OrtDialect:
+    """onnxruntime's own operators."""
+
+    name = "ort"
+    opset = 21
+
+    def rms_norm(self, g: GraphBuilder, x: ir.Value, weight: ir.Value, eps: float) -> ir.Value:
+        """See ``Dialect``."""
+        return g.op("SimplifiedLayerNormalization", x, weight, axis=-1, epsilon=eps, stash_type=1)
+
+    def add_rms_norm(
+        self, g: GraphBuilder, x: ir.Value, skip: ir.Value, weight: ir.Value, eps: float
+    ) -> tuple[ir.Value, ir.Value]:
+        """See ``Dialect``; outputs 1 and 2 of the operator are for training and stay unnamed."""
+        normed, mean, inverse, total = g.ops(
+            "SkipSimplifiedLayerNormalization", x, skip, weight, outputs=4, domain=MICROSOFT, epsilon=eps
+        )
+        mean.name = inverse.name = ""
+        return normed, total
+
+    def activation(self, g: GraphBuilder, x: ir.Value, kind: str) -> ir.Value:
+        """See ``Dialect``; QuickGelu with alpha 1 is SiLU in one pass."""
+        if kind == "silu":
+            return g.op("QuickGelu", x, domain=MICROSOFT, alpha=1.0)
+        if kind == "relu":
+            return g.op("Relu", x)
+        return g.op("Gelu", x, approximate="tanh" if kind == "gelu_pytorch_tanh" else "none")
+
+    def rope(self, g: GraphBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value) -> ir.Value:
+        """See ``Dialect``; a single position id is the table row of the first token."""
+        return g.op("RotaryEmbedding", x, g.integers(0), cos, sin, domain=MICROSOFT)
+
+    def attention(
+        self, g: GraphBuilder, q: ir.Value, k: ir.Value, v: ir.Value, heads: Heads, keys: ir.Value | None
+    ) -> ir.Value:
+        """See ``Dialect``; without a mask the CPU kernel needs no memory for scores."""
+        scale = 1 / math.sqrt(heads.size)
+        return g.op(
+            "MultiHeadAttention", q, k, v, None, keys, domain=MICROSOFT, num_heads=heads.query, scale=scale
+        )
+
+    def step_inputs(self, g: GraphBuilder, head_dim: int) -> StepInputs:
+        """See ``Dialect``."""
+        return StepInputs(
+            g.input("cos", ["rows", head_dim // 2]),
+            g.input("sin", ["rows", head_dim // 2]),
+            g.input("seqlens_k", [1], "int32"),
+            g.input("total_sequence_length", [], "int32"),
+        )
+
+    def cached_attention(
+        self, g: GraphBuilder, q: ir.Value, k: ir.Value, v: ir.Value, heads: Heads, name: str, step: StepInputs
+    ) -> tuple[ir.Value, ir.Value]:
+        """See ``Dialect``; past and present are one buffer, so the cache grows in place."""
+        shape = [1, heads.key, "context", heads.size]
+        past = [g.input(f"past.{name}.{part}", shape) for part in ("key", "value")]
+        out, key, value = g.ops(
+            "GroupQueryAttention",
+            q,
+            k,
+            v,
+            *past,
+            step.seqlens_k,
+            step.total,
+            outputs=3,
+            domain=MICROSOFT,
+            num_heads=heads.query,
+            kv_num_heads=heads.key,
+            scale=1 / math.sqrt(heads.size),
+        )
+        g.output(key, f"present.{name}.key", shape)
+        g.output(value, f"present.{name}.value", shape)
+        total = g.op("Cast", step.total, to=int(ir.DataType.INT64))
+        return out, g.op("Slice", key, g.integers(0), g.reshape(total, 1), g.integers(2))
+
+
+_DIALECTS: dict[str, type[OrtDialect]] = {OrtDialect.name: OrtDialect}
+DIALECTS: Sequence[str] = tuple(_DIALECTS)
+
+
+def dialect(name: str) -> Dialect:
+    """Returns a dialect by name.
+
+    Raises:
+        UnsupportedError: there is no such dialect.
+    """
+    if name not in _DIALECTS:
+        raise UnsupportedError(f"unknown dialect {name!r}; this version writes: {', '.join(DIALECTS)}")
+    return _DIALECTS[name]()

@@ -1,0 +1,103 @@
+"""The scorer (VIP): the glimpse's attention map and the vision taps of one image in, a logit per visual token out.
+
+Follows ``AttnFuserV1`` and ``AttnFuserV2`` of the reference. It runs on one image at a time, so attending to the
+whole input is attending within the image; the windowed form uses the vision encoder's windows.
+"""
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from glimpse_export.adapter import Adapter
+from glimpse_export.architecture import SCORER_NORM_EPS, Architecture
+from glimpse_export.graphs.builder import GraphBuilder
+from glimpse_export.graphs.dialects import Dialect, Heads
+from glimpse_export.graphs.windows import WindowInputs, attend
+from glimpse_runtime.types import Array
+
+_RANGE_EPS = 1e-6
+
+
+class ScorerAuthor:
+    """Writes the scorer graph."""
+
+    def __init__(self, architecture: Architecture, adapter: Adapter, dialect: Dialect, trace: bool = False) -> None:
+        """Prepares; with ``trace`` the graph also gives the hidden state after every block."""
+        self._architecture = architecture
+        self._scorer = architecture.scorer
+        self._adapter = adapter
+        self._dialect = dialect
+        self._trace = trace
+
+    def author(self, g: GraphBuilder) -> None:
+        """Authors the scorer into an empty graph."""
+        scorer, vision = self._scorer, self._architecture.vision
+        maps = len(self._architecture.glimpse.selected_layers) * self._architecture.text.heads
+        attention = g.input("attention", ["visual_tokens", maps])
+        features = None
+        if scorer.conditioned:
+            features = g.input("features", [len(scorer.taps), "visual_tokens", vision.hidden_size])
+        cos = g.input("cos", ["visual_tokens", scorer.head_dim // 2])
+        sin = g.input("sin", ["visual_tokens", scorer.head_dim // 2])
+        windows = WindowInputs.declare(g, "visual_tokens", vision.window_tokens) if scorer.windowed else None
+        h = self._linear(g, g.op("Unsqueeze", attention, g.integers(0)), "attn_in_proj")
+        self._trace_hidden(g, h, 0)
+        for index in range(len(scorer.taps)):
+            condition = None
+            if features is not None:
+                tap = g.op("Gather", features, g.integers(index), axis=0)
+                condition = self._linear(g, tap, f"cond_in_projs.{index}")
+            h = self._block(g, h, condition, f"layers.{index}", cos, sin, windows)
+            self._trace_hidden(g, h, index + 1)
+        logits = self._linear(g, h, f"attn_out_projs.{len(scorer.taps) - 1}")
+        rows = [g.reshape(logits, 1, -1)]
+        if scorer.attention_row:
+            rows.insert(0, self._attention_row(g, attention))
+        stacked = g.op("Concat", *rows, axis=0)
+        g.output(stacked, "token_logits", [len(rows), "visual_tokens"])
+
+    def _block(
+        self,
+        g: GraphBuilder,
+        h: ir.Value,
+        condition: ir.Value | None,
+        prefix: str,
+        cos: ir.Value,
+        sin: ir.Value,
+        windows: WindowInputs | None,
+    ) -> ir.Value:
+        scorer = self._scorer
+        normed = self._norm(g, h, f"{prefix}.norm1")
+        mixed = normed if condition is None else g.op("Concat", normed, condition, axis=-1)
+        q = self._dialect.rope(g, self._linear(g, mixed, f"{prefix}.attn.q_proj", bias=False), cos, sin)
+        k = self._dialect.rope(g, self._linear(g, mixed, f"{prefix}.attn.k_proj", bias=False), cos, sin)
+        v = self._linear(g, normed, f"{prefix}.attn.v_proj", bias=False)
+        heads = Heads(scorer.heads, scorer.heads, scorer.head_dim)
+        out = attend(g, self._dialect, (q, k, v), heads, (scorer.qk_size, scorer.size), windows)
+        h = g.op("Add", h, self._linear(g, out, f"{prefix}.attn.o_proj", bias=False))
+        normed = self._norm(g, h, f"{prefix}.norm2")
+        gate = self._dialect.activation(g, self._linear(g, normed, f"{prefix}.mlp.gate_proj"), scorer.activation)
+        inner = g.op("Mul", gate, self._linear(g, normed, f"{prefix}.mlp.up_proj"))
+        return g.op("Add", h, self._linear(g, inner, f"{prefix}.mlp.down_proj"))
+
+    def _attention_row(self, g: GraphBuilder, attention: ir.Value) -> ir.Value:
+        """(1, visual tokens): the mean attention scaled to 0..1, a by-product of training that decides nothing."""
+        mean = g.op("ReduceMean", attention, g.integers(1), keepdims=0)
+        weight = g.op("Exp", mean) if self._architecture.glimpse.log_softmax else g.op("Softmax", mean, axis=0)
+        low, high = (g.op(kind, weight, keepdims=1) for kind in ("ReduceMin", "ReduceMax"))
+        span = g.op("Add", g.op("Sub", high, low), g.scalar(_RANGE_EPS))
+        return g.reshape(g.op("Div", g.op("Sub", weight, low), span), 1, -1)
+
+    def _trace_hidden(self, g: GraphBuilder, h: ir.Value, index: int) -> None:
+        if self._trace:
+            state = g.reshape(h, -1, self._scorer.size)
+            g.output(state, f"trace.vip_hidden.{index}", ["visual_tokens", self._scorer.size])
+
+    def _norm(self, g: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
+        return self._dialect.rms_norm(g, x, g.weight(f"{name}.weight", self._reader(f"{name}.weight")), SCORER_NORM_EPS)
+
+    def _linear(self, g: GraphBuilder, x: ir.Value, name: str, bias: bool = True) -> ir.Value:
+        return g.linear(x, name, self._reader(f"{name}.weight"), self._reader(f"{name}.bias") if bias else None)
+
+    def _reader(self, name: str) -> Callable[[], Array]:
+        return lambda: self._adapter.scorer(name)

@@ -1,0 +1,129 @@
+"""The vision encoder: patches in, visual tokens and the scorer's taps out.
+
+Patches stay in the image processor's order. Only attention depends on which patches share a window, so window blocks
+gather queries, keys and values by a host-computed index; there is no permutation of the hidden states to undo.
+"""
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from glimpse_export.architecture import VISION_NORM_EPS, Architecture
+from glimpse_export.checkpoint import Checkpoint
+from glimpse_export.graphs.builder import GraphBuilder
+from glimpse_export.graphs.dialects import Dialect, Heads
+from glimpse_export.graphs.windows import WindowInputs, attend
+from glimpse_runtime.types import Array
+
+
+def expected_tensors(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Returns name and shape of every vision tensor."""
+    vision = architecture.vision
+    hidden, merged = vision.hidden_size, vision.hidden_size * vision.merge_unit
+    patch = (vision.channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
+    shapes: dict[str, tuple[int, ...]] = {
+        "visual.patch_embed.proj.weight": (hidden, *patch),
+        "visual.merger.ln_q.weight": (hidden,),
+        "visual.merger.mlp.0.weight": (merged, merged),
+        "visual.merger.mlp.0.bias": (merged,),
+        "visual.merger.mlp.2.weight": (vision.out_size, merged),
+        "visual.merger.mlp.2.bias": (vision.out_size,),
+    }
+    inner = vision.intermediate_size
+    for block in range(vision.depth):
+        prefix = f"visual.blocks.{block}"
+        shapes |= {f"{prefix}.norm1.weight": (hidden,), f"{prefix}.norm2.weight": (hidden,)}
+        for name, rows, columns in (
+            ("attn.qkv", 3 * hidden, hidden),
+            ("attn.proj", hidden, hidden),
+            ("mlp.gate_proj", inner, hidden),
+            ("mlp.up_proj", inner, hidden),
+            ("mlp.down_proj", hidden, inner),
+        ):
+            shapes[f"{prefix}.{name}.weight"] = (rows, columns)
+            shapes[f"{prefix}.{name}.bias"] = (rows,)
+    return shapes
+
+
+class VisionAuthor:
+    """Writes the vision graph."""
+
+    def __init__(self, architecture: Architecture, checkpoint: Checkpoint, dialect: Dialect) -> None:
+        """Prepares."""
+        self._vision = architecture.vision
+        self._taps = architecture.scorer.taps
+        self._checkpoint = checkpoint
+        self._dialect = dialect
+
+    def author(self, g: GraphBuilder) -> None:
+        """Authors the whole encoder into an empty graph."""
+        vision = self._vision
+        x = g.input("pixel_values", ["patches", vision.patch_values])
+        cos = g.input("cos", ["patches", vision.head_dim // 2])
+        sin = g.input("sin", ["patches", vision.head_dim // 2])
+        windows = None
+        if vision.has_windows:
+            windows = WindowInputs.declare(g, "patches", vision.window_tokens * vision.merge_unit)
+        kernel = "visual.patch_embed.proj"
+        flat = g.linear(
+            x, kernel, lambda: self._checkpoint.read_float(f"{kernel}.weight").reshape(vision.hidden_size, -1)
+        )
+        h = g.op("Unsqueeze", flat, g.integers(0))
+        taps: dict[int, ir.Value] = {}
+        for block in range(vision.depth):
+            prefix = f"visual.blocks.{block}"
+            full = block in vision.full_attention
+            mixed = self._attention(g, self._norm(g, h, f"{prefix}.norm1"), prefix, cos, sin, None if full else windows)
+            normed, h = self._dialect.add_rms_norm(
+                g, mixed, h, self._vector(g, f"{prefix}.norm2.weight"), VISION_NORM_EPS
+            )
+            h = g.op("Add", h, self._mlp(g, normed, f"{prefix}.mlp"))
+            if block in self._taps:
+                units = g.reshape(h, -1, vision.merge_unit, vision.hidden_size)
+                taps[block] = g.op("ReduceMean", units, g.integers(1), keepdims=0)
+        g.output(self._merge(g, h), "image_embeds", ["visual_tokens", vision.out_size])
+        stacked = [g.op("Unsqueeze", taps[block], g.integers(0)) for block in self._taps]
+        features = g.op("Concat", *stacked, axis=0)
+        g.output(features, "features", [len(self._taps), "visual_tokens", vision.hidden_size])
+
+    def _attention(
+        self,
+        g: GraphBuilder,
+        x: ir.Value,
+        prefix: str,
+        cos: ir.Value,
+        sin: ir.Value,
+        windows: WindowInputs | None,
+    ) -> ir.Value:
+        vision = self._vision
+        width = vision.hidden_size
+        joint = self._linear(g, x, f"{prefix}.attn.qkv")
+        q, k, v = g.ops("Split", joint, outputs=3, axis=-1, num_outputs=3)
+        q, k = self._dialect.rope(g, q, cos, sin), self._dialect.rope(g, k, cos, sin)
+        heads = Heads(vision.heads, vision.heads, vision.head_dim)
+        out = attend(g, self._dialect, (q, k, v), heads, (width, width), windows)
+        return self._linear(g, out, f"{prefix}.attn.proj")
+
+    def _mlp(self, g: GraphBuilder, x: ir.Value, prefix: str) -> ir.Value:
+        gate = self._dialect.activation(g, self._linear(g, x, f"{prefix}.gate_proj"), self._vision.activation)
+        return self._linear(g, g.op("Mul", gate, self._linear(g, x, f"{prefix}.up_proj")), f"{prefix}.down_proj")
+
+    def _merge(self, g: GraphBuilder, h: ir.Value) -> ir.Value:
+        """(visual tokens, out): the four patches of a unit side by side through an erf-GELU MLP."""
+        vision = self._vision
+        normed = self._norm(g, h, "visual.merger.ln_q")
+        units = g.reshape(normed, -1, vision.merge_unit * vision.hidden_size)
+        inner = self._dialect.activation(g, self._linear(g, units, "visual.merger.mlp.0"), "gelu")
+        return self._linear(g, inner, "visual.merger.mlp.2")
+
+    def _norm(self, g: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
+        return self._dialect.rms_norm(g, x, self._vector(g, f"{name}.weight"), VISION_NORM_EPS)
+
+    def _vector(self, g: GraphBuilder, name: str) -> ir.Value:
+        return g.weight(name, self._reader(name))
+
+    def _linear(self, g: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
+        return g.linear(x, name, self._reader(f"{name}.weight"), self._reader(f"{name}.bias"))
+
+    def _reader(self, name: str) -> Callable[[], Array]:
+        return lambda: self._checkpoint.read_float(name)

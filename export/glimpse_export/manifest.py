@@ -1,0 +1,88 @@
+"""Puts the manifest of a finished bundle together."""
+
+from glimpse_export.architecture import VISION_ROPE_THETA
+from glimpse_export.plan import Plan
+from glimpse_runtime import manifest as m
+from glimpse_runtime._version import __version__
+
+
+def build_manifest(
+    plan: Plan,
+    stages: dict[str, m.StageSpec],
+    embedding: m.EmbeddingSpec,
+    prompt: m.PromptSpec | None,
+    files: dict[str, m.FileSpec],
+) -> m.Manifest:
+    """Returns the manifest.
+
+    Args:
+        plan: what was exported.
+        stages: the graphs.
+        embedding: the embedding table.
+        prompt: the chat template's pieces, None for a bundle without a tokenizer.
+        files: size and hash of every file but the manifest.
+    """
+    architecture, folders = plan.architecture, plan.folders
+    text, vision, scorer, glimpse = (
+        architecture.text,
+        architecture.vision,
+        architecture.scorer,
+        architecture.glimpse,
+    )
+    rule = architecture.pruning
+    return m.Manifest(
+        format_version=m.FORMAT_VERSION,
+        exporter=__version__,
+        dialect=plan.options.dialect,
+        model=m.ModelSpec(
+            name=folders.name,
+            architecture="qwen2_5_vl",
+            licence=folders.licence,
+            source=m.SourceSpec(
+                folders.base_source, plan.checkpoint.sha256(), folders.adapter_source, plan.adapter.sha256()
+            ),
+        ),
+        text=m.TextSpec(
+            layers=text.layers,
+            lower_layers=architecture.lower_layers,
+            hidden_size=text.hidden_size,
+            heads=text.heads,
+            kv_heads=text.kv_heads,
+            head_dim=text.head_dim,
+            vocab_size=text.vocab_size,
+            rope_theta=text.rope_theta,
+            mrope_section=text.mrope_section,
+        ),
+        vision=m.VisionSpec(
+            hidden_size=vision.hidden_size,
+            head_dim=vision.head_dim,
+            patch_size=vision.patch_size,
+            temporal_patch_size=vision.temporal_patch_size,
+            merge_size=vision.merge_size,
+            window_size=vision.window_size,
+            rope_theta=VISION_ROPE_THETA,
+            taps=scorer.taps,
+        ),
+        glimpse=m.GlimpseSpec(
+            length=glimpse.length,
+            reduce_layer=glimpse.reduce_layer,
+            selected_layers=glimpse.selected_layers,
+            attention="log_softmax" if glimpse.log_softmax else "scores",
+        ),
+        scorer=m.ScorerSpec(
+            kind="AttnFuserV1" if scorer.conditioned else "AttnFuserV2",
+            scope="window" if scorer.windowed else "image",
+            head_dim=scorer.head_dim,
+            rope_theta=VISION_ROPE_THETA,
+            output_rows=2 if scorer.attention_row else 1,
+        ),
+        pruning=m.PruningDefaults(rule.threshold, rule.max_keep_ratio, rule.min_keep, rule.anchors),
+        tokens=m.TokenIds(architecture.tokens.image, architecture.tokens.video, architecture.tokens.eos),
+        prompt=prompt,
+        images=plan.images,
+        embedding=embedding,
+        precision={**dict.fromkeys(stages, "float32"), "kv_cache": "float32"},
+        profiles=plan.profiles,
+        stages=stages,
+        files=files,
+    )

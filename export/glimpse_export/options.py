@@ -1,0 +1,30 @@
+"""What a user may ask of an export."""
+
+from dataclasses import dataclass
+
+DEFAULT_DIALECT = "ort"
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """One export.
+
+    Attributes:
+        model: a name of the registry, a hub id, or a folder.
+        adapter: hub id or folder of the adapter; None is the registry's, or the model's own folder.
+        dialect: which family of inference engines the graphs are for.
+        max_context: rows of the KV cache; None is 4,096 or the model's limit.
+        max_visual_tokens: largest image in visual tokens; None follows from pixels and context.
+        tokenizer: False makes a bundle that takes token ids only.
+        trace: True adds intermediate states to the graphs' outputs, for conformance tests.
+        force: True replaces a bundle that is already there.
+    """
+
+    model: str
+    adapter: str | None = None
+    dialect: str = DEFAULT_DIALECT
+    max_context: int | None = None
+    max_visual_tokens: int | None = None
+    tokenizer: bool = True
+    trace: bool = False
+    force: bool = False

@@ -1,0 +1,141 @@
+"""What an export will write, worked out from configuration files and tensor headers alone."""
+
+import math
+from dataclasses import dataclass
+
+from glimpse_export.adapter import Adapter
+from glimpse_export.adapter import expected_tensors as adapter_tensors
+from glimpse_export.architecture import Architecture, read_architecture
+from glimpse_export.checkpoint import Checkpoint, read_json
+from glimpse_export.errors import UnsupportedError
+from glimpse_export.graphs import decoder, vision
+from glimpse_export.graphs.dialects import DIALECTS
+from glimpse_export.image_rules import read_image_rules
+from glimpse_export.options import ExportOptions
+from glimpse_export.resolve import ModelFolders, resolve
+from glimpse_runtime.manifest import ImageRules, Profile
+
+_DEFAULT_CONTEXT = 4096
+_TEXT_ROWS = 512
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked export that has not been run.
+
+    Attributes:
+        options: what was asked for.
+        folders: the model's folders.
+        architecture: the model.
+        images: its image rules.
+        profiles: ranges of the named dimensions.
+        checkpoint: the base weights, headers read.
+        adapter: the adapter's weights.
+    """
+
+    options: ExportOptions
+    folders: ModelFolders
+    architecture: Architecture
+    images: ImageRules
+    profiles: dict[str, Profile]
+    checkpoint: Checkpoint
+    adapter: Adapter
+
+    @property
+    def embedding_dtype(self) -> str:
+        """Stored dtype of the embedding table: the LM head's when the two are tied, else the checkpoint's."""
+        if self.architecture.text.tied:
+            return "float32"
+        return self.checkpoint.dtypes["model.embed_tokens.weight"]
+
+    def weight_bytes(self) -> dict[str, int]:
+        """Returns the bytes of weights per file of the bundle."""
+        architecture = self.architecture
+
+        def total(shapes: dict[str, tuple[int, ...]]) -> int:
+            return sum(math.prod(shape) for shape in shapes.values()) * _FLOAT_BYTES
+
+        text = dict(decoder.expected_tensors(architecture))
+        table = text.pop("model.embed_tokens.weight")
+        return {
+            "vision.data": total(vision.expected_tensors(architecture)),
+            "score.data": total(adapter_tensors(architecture)),
+            "text.data": total(text),
+            "embed_tokens.bin": math.prod(table) * (4 if self.embedding_dtype == "float32" else 2),
+        }
+
+    def describe(self) -> str:
+        """Returns the plan as readable lines."""
+        text, tower = self.architecture.text, self.architecture.vision
+        scorer, glimpse = self.architecture.scorer, self.architecture.glimpse
+        lower = self.architecture.lower_layers
+        sizes = self.weight_bytes()
+        kv_bytes = 2 * text.layers * text.kv_heads * text.head_dim * self.profiles["context"].max * _FLOAT_BYTES
+        rows = [
+            ("model", f"{self.folders.name} ({self.folders.licence})"),
+            ("dialect", f"{self.options.dialect}, float32"),
+            ("vision", f"patches x {tower.patch_values} -> visual_tokens x {tower.out_size}; {tower.depth} blocks"),
+            ("lower", f"layers 0..{lower - 1} of {text.layers}, hidden {text.hidden_size}, "
+             f"attention read in layers {', '.join(map(str, glimpse.selected_layers))}"),
+            ("score", f"{len(scorer.taps)} blocks of {scorer.size}, taps {', '.join(map(str, scorer.taps))}, "
+             f"{'windowed' if scorer.windowed else 'global'}"),
+            ("upper", f"layers {lower}..{text.layers - 1} and LM head, {text.vocab_size} words"
+             if lower < text.layers else f"LM head, {text.vocab_size} words"),
+        ]
+        rows += [(name, f"{size / 1e6:,.1f} MB") for name, size in sizes.items()]
+        rows.append(("bundle", f"{sum(sizes.values()) / 1e6:,.1f} MB"))
+        rows.append(("KV cache", f"{kv_bytes / 1e6:,.1f} MB at run time"))
+        rows += [(f"{name}", f"{p.min} .. {p.opt} .. {p.max}") for name, p in self.profiles.items()]
+        return "\n".join(f"{name:<18}{value}" for name, value in rows)
+
+
+def plan(options: ExportOptions) -> Plan:
+    """Resolves a model, reads its configuration and headers, and checks that it can be exported.
+
+    Raises:
+        ExportError: anything that would make the export fail later.
+    """
+    if options.dialect not in DIALECTS:
+        raise UnsupportedError(f"unknown dialect {options.dialect!r}; this version writes: {', '.join(DIALECTS)}")
+    folders = resolve(options.model, options.adapter)
+    base_config, adapter_config = folders.base / "config.json", folders.adapter / "config.json"
+    architecture = read_architecture(
+        read_json(base_config),
+        read_json(adapter_config),
+        read_json(folders.base / "generation_config.json", missing_ok=True),
+        str(base_config),
+        str(adapter_config),
+    )
+    preprocessor = folders.base / "preprocessor_config.json"
+    images = read_image_rules(read_json(preprocessor), architecture.vision, str(preprocessor))
+    checkpoint = Checkpoint(folders.base)
+    expected = decoder.expected_tensors(architecture) | vision.expected_tensors(architecture)
+    checkpoint.check(expected, architecture.text.tied)
+    adapter = Adapter(folders.adapter)
+    adapter.check(architecture)
+    profiles = _profiles(options, architecture, images)
+    return Plan(options, folders, architecture, images, profiles, checkpoint, adapter)
+
+
+def _profiles(options: ExportOptions, architecture: Architecture, images: ImageRules) -> dict[str, Profile]:
+    """Works out the ranges of all named dimensions from the model's facts and the user's limits."""
+    text, unit = architecture.text, architecture.vision.merge_unit
+    context = options.max_context or min(text.max_positions, _DEFAULT_CONTEXT)
+    if context > text.max_positions:
+        raise UnsupportedError(
+            f"--max-context {context} is more than the model's {text.max_positions} positions"
+        )
+    token_pixels = images.patch_size**2 * unit
+    largest = min(images.max_pixels // token_pixels, max(context - _TEXT_ROWS, context // 2))
+    visual = options.max_visual_tokens or max(largest, 1)
+    if visual >= context:
+        raise UnsupportedError(f"--max-visual-tokens {visual} leaves no room for text in --max-context {context}")
+    usual = min(256, visual)
+    return {
+        "patches": Profile(unit, usual * unit, visual * unit),
+        "visual_tokens": Profile(1, usual, visual),
+        "rows": Profile(1, min(usual + 64, context), context),
+        "kept": Profile(1, min(usual // 8 + 64, context), context),
+        "context": Profile(1, context, context),
+    }

@@ -1,0 +1,5 @@
+"""Facts about the models glimpse-edge knows by name, one small file per model."""
+
+from glimpse_models.registry import MODELS, ModelFacts, find
+
+__all__ = ["MODELS", "ModelFacts", "find"]

@@ -1,0 +1,13 @@
+"""The models by name."""
+
+from glimpse_models.facts import ModelFacts
+from glimpse_models.pocket.facts import FACTS as POCKET
+from glimpse_models.qwen2_5_vl_3b import FACTS as QWEN_3B
+from glimpse_models.qwen2_5_vl_7b import FACTS as QWEN_7B
+
+MODELS: dict[str, ModelFacts] = {facts.name: facts for facts in (POCKET, QWEN_3B, QWEN_7B)}
+
+
+def find(name: str) -> ModelFacts | None:
+    """Returns the facts of a named model, None for an unknown name."""
+    return MODELS.get(name.lower())

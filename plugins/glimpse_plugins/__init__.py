@@ -1,0 +1,1 @@
+"""Sources of the CUDA compaction plugin; built on the device that runs it."""

@@ -1,0 +1,49 @@
+"""What the pipeline asks of an inference engine."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from glimpse_runtime.manifest import StageSpec
+from glimpse_runtime.types import Array, IntArray
+
+
+class Engine(Protocol):
+    """One loaded graph."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the graph on host arrays and returns its outputs, state tensors excepted."""
+        ...
+
+    def close(self) -> None:
+        """Frees the graph."""
+        ...
+
+
+class Backend(Protocol):
+    """Loads graphs and owns the memory of their state."""
+
+    name: str
+
+    def allocate(self, shape: Sequence[int], dtype: str) -> Array:
+        """Returns zeroed memory that graphs of this backend can extend in place."""
+        ...
+
+    def load(self, graph: Path, stage: StageSpec, state: Mapping[str, Array]) -> Engine:
+        """Loads a graph.
+
+        Args:
+            graph: the file.
+            stage: its inputs and outputs as the manifest lists them.
+            state: memory from ``allocate`` by the name of a state tensor; it is bound to the input ``past.NAME``
+                and the output ``present.NAME``, so every run extends it in place.
+        """
+        ...
+
+    def compact(self, buffers: Sequence[Array], keep: IntArray) -> None:
+        """Moves rows ``keep`` (ascending) of axis 2 to the front of every buffer, in place."""
+        ...
+
+    def close(self) -> None:
+        """Frees everything that was not closed yet."""
+        ...

@@ -1,0 +1,193 @@
+"""A bundle on disk: find it, check it, name its files."""
+
+import hashlib
+import json
+import logging
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from glimpse_runtime.atomic import write_text
+from glimpse_runtime.errors import BundleDamagedError, BundleFormatError, BundleNotFoundError
+from glimpse_runtime.manifest import MANIFEST_NAME, Manifest
+from glimpse_runtime.types import FloatArray
+
+log = logging.getLogger("glimpse")
+
+_HASH_EACH_LOAD_BYTES = 64 << 20
+_CHUNK_BYTES = 1 << 20
+_EMBEDDING_DTYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle folder.
+
+    Attributes:
+        folder: the absolute folder.
+        manifest: its manifest.
+    """
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str] | None = None, verify: bool = False) -> "Bundle":
+        """Reads the manifest and checks the files.
+
+        Sizes are checked always. Contents are hashed always for small bundles, and for large ones at the first
+        use and again when a file's size or modification time has changed since.
+
+        Args:
+            folder: the bundle's folder; None is the packaged pocket bundle.
+            verify: hash every file even if that was done before.
+
+        Raises:
+            BundleNotFoundError: there is no bundle there.
+            BundleFormatError: the manifest cannot be read by this version.
+            BundleDamagedError: a file is missing, cut or altered.
+        """
+        root = packaged_bundle() if folder is None else Path(folder).expanduser()
+        path = root / MANIFEST_NAME
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            raise BundleNotFoundError(_not_found(root)) from None
+        except UnicodeDecodeError:
+            raise BundleFormatError(f"{path} is not UTF-8 text; export the model again") from None
+        except OSError as error:
+            raise BundleNotFoundError(f"cannot read {path}: {error.strerror}") from None
+        root = root.resolve()
+        bundle = cls(root, Manifest.from_json(text, str(path)))
+        bundle._check_names()
+        bundle._check_files(hashlib.sha256(text.encode()).hexdigest(), verify)
+        return bundle
+
+    def path(self, name: str) -> Path:
+        """Returns the path of a file that the manifest lists."""
+        return self.folder / name
+
+    def embedding(self) -> "EmbeddingTable":
+        """Returns the memory-mapped token embedding table."""
+        spec = self.manifest.embedding
+        stored = np.memmap(
+            self.path(spec.file), _EMBEDDING_DTYPES[spec.dtype], mode="r", shape=(spec.rows, spec.columns)
+        )
+        return EmbeddingTable(stored, spec.dtype)
+
+    def _check_names(self) -> None:
+        where = self.folder / MANIFEST_NAME
+        manifest = self.manifest
+        for name in manifest.files:
+            pure = PurePosixPath(name)
+            inside = (self.folder / name).resolve().is_relative_to(self.folder)
+            if pure.is_absolute() or ".." in pure.parts or "\\" in name or not inside:
+                raise BundleFormatError(f"{where}: file {name!r} leaves the bundle folder; do not use this bundle")
+        needed = {stage.file for stage in manifest.stages.values()} | {manifest.embedding.file}
+        for name in sorted(needed - set(manifest.files)):
+            raise BundleFormatError(f"{where}: {name!r} is used but not listed under files; export the model again")
+        for stage in ("vision", "lower", "score", "upper"):
+            if stage not in manifest.stages:
+                raise BundleFormatError(f"{where}: stage {stage!r} is missing; export the model again")
+        spec = manifest.embedding
+        if spec.dtype not in _EMBEDDING_DTYPES:
+            raise BundleFormatError(f"{where}: embedding.dtype {spec.dtype!r} is not known")
+        itemsize = np.dtype(_EMBEDDING_DTYPES[spec.dtype]).itemsize
+        if manifest.files[spec.file].bytes != spec.rows * spec.columns * itemsize:
+            raise BundleFormatError(f"{where}: {spec.file} does not have the size of its rows and columns")
+
+    def _check_files(self, manifest_sha256: str, verify: bool) -> None:
+        state: dict[str, list[int]] = {}
+        for name, spec in self.manifest.files.items():
+            try:
+                found = self.path(name).stat()
+            except OSError:
+                raise BundleDamagedError(
+                    f"{self.path(name)} is missing; copy the whole bundle again or export the model again"
+                ) from None
+            if found.st_size != spec.bytes:
+                raise BundleDamagedError(
+                    f"{self.path(name)} has {found.st_size} bytes instead of {spec.bytes}; "
+                    "copy the bundle again or export the model again"
+                )
+            state[name] = [found.st_size, found.st_mtime_ns]
+        total_bytes = sum(spec.bytes for spec in self.manifest.files.values())
+        mark = cache_folder() / "verified" / f"{hashlib.sha256(str(self.folder).encode()).hexdigest()[:32]}.json"
+        record = json.dumps({"manifest": manifest_sha256, "files": state}, sort_keys=True)
+        if not verify and total_bytes > _HASH_EACH_LOAD_BYTES and _read_or_empty(mark) == record:
+            return
+        for name, spec in self.manifest.files.items():
+            if sha256_of(self.path(name)) != spec.sha256:
+                raise BundleDamagedError(
+                    f"{self.path(name)} was altered: its content does not have the hash in {MANIFEST_NAME}; "
+                    "copy the bundle again or export the model again"
+                )
+        if total_bytes > _HASH_EACH_LOAD_BYTES:
+            try:
+                mark.parent.mkdir(parents=True, exist_ok=True)
+                write_text(mark, record)
+            except OSError as error:
+                log.debug("cannot remember that %s was verified: %s", self.folder, error)
+
+
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """Rows of the token embedding, widened to float32 when they are read."""
+
+    stored: np.ndarray
+    dtype: str
+
+    def rows(self, ids: np.ndarray) -> FloatArray:
+        """Returns the embeddings of ``ids``: (tokens,) int -> (tokens, hidden) float32."""
+        rows = self.stored[ids]
+        if self.dtype == "bfloat16":
+            return (rows.astype(np.uint32) << 16).view(np.float32)
+        return rows.astype(np.float32)
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of a file's content as hexadecimal text."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Returns ``$GLIMPSE_CACHE``, else ``$XDG_CACHE_HOME/glimpse``, else ``~/.cache/glimpse``."""
+    own = os.environ.get("GLIMPSE_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glimpse"
+
+
+def packaged_bundle() -> Path:
+    """Returns the folder of the pocket bundle that ships with the package.
+
+    Raises:
+        BundleNotFoundError: this installation does not have it.
+    """
+    folder = Path(str(resources.files("glimpse_models"))) / "pocket" / "bundle"
+    if not (folder / MANIFEST_NAME).is_file():
+        raise BundleNotFoundError(
+            f"the packaged pocket bundle is not at {folder}; name a bundle with --bundle, "
+            "or make it with: glimpse-export --model pocket --out BUNDLE"
+        )
+    return folder
+
+
+def _not_found(root: Path) -> str:
+    if not root.exists():
+        return f"there is no bundle at {root}; make one with: glimpse-export --model NAME --out {root}"
+    return f"{root} is not a bundle: it has no {MANIFEST_NAME}; make one with: glimpse-export --model NAME --out DIR"
+
+
+def _read_or_empty(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""

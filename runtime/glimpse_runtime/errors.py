@@ -1,0 +1,61 @@
+"""Every failure that glimpse-edge reports on purpose.
+
+    GlimpseError
+    ├── BundleError                 a bundle cannot be used
+    │   ├── BundleNotFoundError     no bundle at the given place (also a FileNotFoundError)
+    │   ├── BundleFormatError       the manifest is not one this version reads
+    │   └── BundleDamagedError      a file of the bundle is missing, cut or altered
+    ├── InputError                  the request cannot be answered (also a ValueError)
+    │   ├── ImageError              the image cannot be read or is not of an accepted form
+    │   ├── PromptError             the prompt cannot be built, or does not fit
+    │   └── PruningError            the pruning options make no sense for this request
+    ├── BackendError                the inference engine is missing or failed
+    ├── SessionError                the session is closed or busy
+    └── ExportError                 (in ``glimpse_export.errors``) an export cannot be done
+
+A message says what is wrong, where, and what to do next. A failure is an exception, never an answer.
+"""
+
+
+class GlimpseError(Exception):
+    """Base of all errors that glimpse-edge raises on purpose."""
+
+
+class BundleError(GlimpseError):
+    """A bundle cannot be used."""
+
+
+class BundleNotFoundError(BundleError, FileNotFoundError):
+    """There is no bundle at the given place."""
+
+
+class BundleFormatError(BundleError):
+    """The manifest is not one that this version reads."""
+
+
+class BundleDamagedError(BundleError):
+    """A file of the bundle is missing, cut short or altered."""
+
+
+class InputError(GlimpseError, ValueError):
+    """The request cannot be answered as it was asked."""
+
+
+class ImageError(InputError):
+    """An image cannot be read, or is not of an accepted form."""
+
+
+class PromptError(InputError):
+    """The prompt cannot be built, or does not fit into the context."""
+
+
+class PruningError(InputError):
+    """The pruning options make no sense for this request."""
+
+
+class BackendError(GlimpseError):
+    """The inference engine is missing, or it failed."""
+
+
+class SessionError(GlimpseError):
+    """The session is closed, or busy with another request."""

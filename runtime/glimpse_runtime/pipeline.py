@@ -1,0 +1,331 @@
+"""The stages in order: vision, lower layers, scorer, selection, compaction, upper layers, decode steps."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from glimpse_runtime import pruning
+from glimpse_runtime.backends import Backend, Engine
+from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.cache import KVCache
+from glimpse_runtime.errors import PromptError
+from glimpse_runtime.positions import (
+    TextRope,
+    Windows,
+    mrope_positions,
+    patch_windows,
+    token_rope,
+    token_windows,
+    vision_rope,
+)
+from glimpse_runtime.preprocess import Grid, Patches
+from glimpse_runtime.prompt import Prompt
+from glimpse_runtime.pruning import PruneReport, Pruning, Rule
+from glimpse_runtime.stats import Stats
+from glimpse_runtime.types import Array, BoolArray, FloatArray, IntArray
+
+Trace = Callable[[str, Array], None]
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """One encoded image.
+
+    Attributes:
+        grid: its patch grid.
+        embeds: (visual tokens, hidden) float32, row-major on the merged grid.
+        features: (taps, visual tokens, vision hidden) float32, what the scorer reads.
+    """
+
+    grid: Grid
+    embeds: FloatArray
+    features: FloatArray
+
+
+class Pipeline:
+    """Runs the graphs of one bundle, one request at a time."""
+
+    def __init__(self, bundle: Bundle, backend: Backend, trace: Trace | None = None) -> None:
+        """Loads the graphs and allocates the KV cache.
+
+        Args:
+            bundle: the checked bundle.
+            backend: where to run.
+            trace: called with the name and value of intermediate arrays; a bundle exported with trace outputs
+                gives those of the graphs as well.
+        """
+        manifest = bundle.manifest
+        text = manifest.text
+        self.manifest = manifest
+        self.trace = trace
+        self._embedding = bundle.embedding()
+        self._rope = TextRope(text.head_dim, text.rope_theta, text.mrope_section)
+        self._capacity = manifest.profiles["context"].max
+
+        def cache(layers: range) -> KVCache:
+            dtype = manifest.precision["kv_cache"]
+            return KVCache(backend, layers, text.kv_heads, self._capacity, text.head_dim, dtype)
+
+        self._lower_cache = cache(range(text.lower_layers))
+        self._upper_cache = cache(range(text.lower_layers, text.layers))
+
+        def load(name: str, state: dict[str, Array] | None = None) -> Engine:
+            stage = manifest.stages[name]
+            return backend.load(bundle.path(stage.file), stage, state or {})
+
+        self._vision = load("vision")
+        self._score = load("score")
+        self._lower = load("lower", self._lower_cache.state)
+        self._upper = load("upper", self._upper_cache.state)
+        self._next_position = np.zeros(3, np.int64)
+
+    @property
+    def room(self) -> int:
+        """Rows the KV cache still has."""
+        return self._capacity - self._lower_cache.length
+
+    def close(self) -> None:
+        """Frees the graphs."""
+        for engine in (self._vision, self._score, self._lower, self._upper):
+            engine.close()
+
+    def check(self, prompt: Prompt, request: Pruning) -> None:
+        """Refuses a request that cannot be run, before any compute.
+
+        Raises:
+            PromptError: the prompt or an image does not fit the bundle's profiles.
+            PruningError: the pruning options cannot be met.
+        """
+        largest = self.manifest.profiles["visual_tokens"].max
+        for grid in prompt.grids:
+            if grid.visual_tokens > largest:
+                raise PromptError(
+                    f"an image needs {grid.visual_tokens} visual tokens, the bundle allows {largest}; "
+                    "use fewer pixels (max_pixels=, --max-pixels) or export with a larger --max-visual-tokens"
+                )
+        rows = len(prompt.ids) + self._glimpse_rows(prompt, request)
+        if rows + 1 > self._capacity:
+            raise PromptError(
+                f"the prompt needs {rows} rows of context, the bundle has {self._capacity}; shorten the text, "
+                "use fewer pixels (max_pixels=, --max-pixels) or export with a larger --max-context"
+            )
+        if request.enabled and prompt.grids:
+            pruning.check(self._rule(request), prompt.grids)
+            if request.keep_masks is not None:
+                pruning.mask_logits(request.keep_masks, prompt.grids)
+
+    def encode(self, image: Patches, stats: Stats) -> VisualTokens:
+        """Runs the vision encoder on one image."""
+        vision, grid = self.manifest.vision, image.grid
+        windows = patch_windows(grid, vision.window_size, vision.patch_size)
+        cos, sin = vision_rope(grid, vision.head_dim, vision.rope_theta)
+        with stats.stage("vision"):
+            out = self._vision.run(
+                {"pixel_values": image.pixel_values, "cos": cos, "sin": sin, **_window_inputs(windows)}
+            )
+        self._emit("pixel_values", image.pixel_values)
+        self._emit("window_order", windows.order)
+        self._emit("window_lengths", windows.lengths)
+        self._emit("image_embeds", out["image_embeds"])
+        self._emit("visual_features", out["features"])
+        return VisualTokens(grid, out["image_embeds"], out["features"])
+
+    def prefill(
+        self, prompt: Prompt, images: Sequence[VisualTokens], request: Pruning, stats: Stats
+    ) -> tuple[FloatArray, PruneReport]:
+        """Runs the prompt and prunes it at the split.
+
+        Args:
+            prompt: the tokenised prompt.
+            images: its encoded images in order.
+            request: the pruning options.
+            stats: gets the stage times.
+
+        Returns:
+            (vocab,) float32 logits of the first new token, and what pruning did.
+        """
+        ids = prompt.ids
+        is_image = ids == self.manifest.tokens.image
+        positions = mrope_positions(ids, prompt.grids, self.manifest.tokens.image)
+        glimpse_rows = self._glimpse_rows(prompt, request)
+        self._lower_cache.length = self._upper_cache.length = 0
+        with stats.stage("lower"):
+            hidden, attention = self._run_lower(ids, is_image, positions, images, glimpse_rows)
+        self._lower_cache.length = len(ids)  # the glimpse rows are dropped
+        self._emit("position_ids", positions)
+        self._emit("hidden_reduce", hidden[0, : len(ids)])
+        if not (request.enabled and prompt.grids):
+            self._next_position[:] = positions.max() + 1
+            reason = "pruning was switched off" if prompt.grids else "the prompt has no image"
+            report = _unpruned(prompt.grids, reason)
+            keep_rows = np.arange(len(ids))
+        else:
+            rule = self._rule(request)
+            logits = self._mask_logits(attention, is_image, images, request, stats)
+            with stats.stage("select"):
+                keep = pruning.select(logits, rule, prompt.grids)
+                keep_rows = pruning.keep_index(keep, is_image)
+            report = _report(request, rule, logits, keep, prompt.grids)
+            self._emit("keep_mask", keep)
+            with stats.stage("compact"):
+                self._lower_cache.compact(keep_rows)
+            self._next_position[:] = positions[:, keep_rows[-1]] + 1
+        self._emit("keep_rows", keep_rows)
+        with stats.stage("upper"):
+            out = self._run_upper(np.ascontiguousarray(hidden[:, keep_rows]), positions[:, keep_rows])
+        self._emit_caches()
+        return out, report
+
+    def decode(self, token: int, stats: Stats) -> FloatArray:
+        """Feeds one token back and returns the (vocab,) float32 logits of the next."""
+        positions = self._next_position[:, None].copy()
+        self._emit("decode_position", positions[:, 0])
+        self._emit("decode_past_len", np.array(self._lower_cache.length))
+        with stats.stage("decode"):
+            no_image = np.zeros(1, np.bool_)
+            hidden, _ = self._run_lower(np.array([token]), no_image, positions, (), 0)
+            self._lower_cache.length += 1
+            out = self._run_upper(hidden, positions)
+        self._next_position += 1
+        return out
+
+    def _run_lower(
+        self,
+        ids: IntArray,
+        is_image: BoolArray,
+        positions: IntArray,
+        images: Sequence[VisualTokens],
+        glimpse_rows: int,
+    ) -> tuple[FloatArray, FloatArray | None]:
+        """Runs rows through the lower layers; glimpse rows enter as zeros and get their vectors in the graph."""
+        rows, length = len(ids) + glimpse_rows, self.manifest.glimpse.length
+        hidden = np.zeros((1, rows, self.manifest.text.hidden_size), np.float32)
+        hidden[0, : len(ids)] = self._embedding.rows(ids)
+        if images:
+            hidden[0, : len(ids)][is_image] = np.concatenate([image.embeds for image in images])
+        gate = np.zeros((1, rows, length), np.float32)
+        if glimpse_rows:
+            gate[0, len(ids) :] = np.eye(length, dtype=np.float32)
+            # The reference gives glimpse rows the last prompt row's width position + 1, + 2, ... on all axes.
+            glimpse_positions = positions[-1, -1] + 1 + np.arange(length)
+            positions = np.concatenate([positions, np.tile(glimpse_positions, (3, 1))], axis=1)
+            self._emit("glimpse_position_ids", positions[:, len(ids) :])
+        out = self._lower.run(
+            {"hidden_in": hidden, "glimpse_gate": gate, **self._step_inputs(positions, self._lower_cache)}
+        )
+        self._emit_trace(out)
+        return out["hidden_out"], out.get("glimpse_attention")
+
+    def _run_upper(self, hidden: FloatArray, positions: IntArray) -> FloatArray:
+        out = self._upper.run({"hidden_in": hidden, **self._step_inputs(positions, self._upper_cache)})
+        self._upper_cache.length += hidden.shape[1]
+        self._emit_trace(out)
+        self._emit("logits_step", out["logits"])
+        logits: FloatArray = out["logits"].reshape(-1)
+        return logits
+
+    def _step_inputs(self, positions: IntArray, cache: KVCache) -> dict[str, Array]:
+        cos, sin = self._rope(positions)
+        total = cache.length + positions.shape[1]
+        return {
+            "cos": cos,
+            "sin": sin,
+            "seqlens_k": np.array([total - 1], np.int32),
+            "total_sequence_length": np.array(total, np.int32),
+        }
+
+    def _mask_logits(
+        self,
+        attention: FloatArray | None,
+        is_image: BoolArray,
+        images: Sequence[VisualTokens],
+        request: Pruning,
+        stats: Stats,
+    ) -> FloatArray:
+        if request.keep_masks is not None:
+            return pruning.mask_logits(request.keep_masks, [image.grid for image in images])
+        assert attention is not None
+        with stats.stage("score"):
+            image_attention = np.ascontiguousarray(attention[:, np.flatnonzero(is_image)].T)
+            self._emit("attn_logits", image_attention)
+            parts, start = [], 0
+            for image in images:
+                end = start + image.grid.visual_tokens
+                parts.append(self._score_image(image_attention[start:end], image))
+                start = end
+            rows: FloatArray = np.concatenate(parts, axis=1)
+        self._emit("mask_logits", rows)
+        return rows[-1]
+
+    def _score_image(self, attention: FloatArray, image: VisualTokens) -> FloatArray:
+        """(output rows, visual tokens) float32 of one image; the last row decides."""
+        scorer, vision = self.manifest.scorer, self.manifest.vision
+        cos, sin = token_rope(image.grid, scorer.head_dim, scorer.rope_theta)
+        windows = token_windows(image.grid, vision.window_size, vision.patch_size)
+        out = self._score.run(
+            {
+                "attention": attention,
+                "features": image.features,
+                "cos": cos,
+                "sin": sin,
+                **_window_inputs(windows),
+            }
+        )
+        self._emit_trace(out)
+        scores: FloatArray = out["token_logits"]
+        return scores
+
+    def _glimpse_rows(self, prompt: Prompt, request: Pruning) -> int:
+        scored = request.enabled and prompt.grids and request.keep_masks is None
+        return self.manifest.glimpse.length if scored else 0
+
+    def _rule(self, request: Pruning) -> Rule:
+        return pruning.merge(request, self.manifest.pruning)
+
+    def _emit(self, name: str, value: Array) -> None:
+        if self.trace is not None:
+            self.trace(name, value)
+
+    def _emit_trace(self, outputs: dict[str, Array]) -> None:
+        if self.trace is not None:
+            for name, value in outputs.items():
+                if name.startswith("trace."):
+                    self.trace(name, value)
+
+    def _emit_caches(self) -> None:
+        if self.trace is not None:
+            for cache in (self._lower_cache, self._upper_cache):
+                for name, buffer in cache.state.items():
+                    self.trace(f"cache.{name}", buffer[0, :, : cache.length])
+
+
+def _window_inputs(windows: Windows) -> dict[str, Array]:
+    return {
+        "window_gather": windows.gather,
+        "window_scatter": windows.scatter,
+        "window_keys": windows.keys,
+    }
+
+
+def _unpruned(grids: Sequence[Grid], reason: str) -> PruneReport:
+    total = sum(grid.visual_tokens for grid in grids)
+    masks = tuple(np.ones(grid.merged, np.bool_) for grid in grids)
+    return PruneReport("none", None, None, total, total, masks, (), reason)
+
+
+def _report(
+    request: Pruning, rule: Rule, logits: FloatArray, keep: BoolArray, grids: Sequence[Grid]
+) -> PruneReport:
+    scored = request.keep_masks is None
+    kept, total = int(keep.sum()), len(keep)
+    return PruneReport(
+        method="glimpse" if scored else "mask",
+        threshold=rule.threshold if scored else None,
+        max_keep_ratio=rule.max_keep_ratio,
+        kept=kept,
+        total=total,
+        keep_masks=pruning.per_image(keep, grids),
+        scores=pruning.per_image(pruning.probability(logits), grids) if scored else (),
+        reason="every visual token was kept" if kept == total else None,
+    )

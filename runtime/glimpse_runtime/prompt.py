@@ -1,0 +1,74 @@
+"""A question and its images -> token ids, by the model's own chat template."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from glimpse_runtime.errors import PromptError
+from glimpse_runtime.manifest import PromptSpec, TokenIds
+from glimpse_runtime.preprocess import Grid
+from glimpse_runtime.tokenizer import Tokenizer
+from glimpse_runtime.types import IntArray
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A tokenised prompt.
+
+    Attributes:
+        ids: (tokens,) int64 with one image token per visual token.
+        grids: the patch grids of its images, in order.
+    """
+
+    ids: IntArray
+    grids: tuple[Grid, ...]
+
+
+def build_prompt(
+    tokenizer: Tokenizer,
+    template: PromptSpec,
+    tokens: TokenIds,
+    question: str,
+    grids: Sequence[Grid] = (),
+    system: str | None = None,
+) -> Prompt:
+    """Builds the prompt of one user turn: the images in order, then the question.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        template: the pieces of its chat template.
+        tokens: its special ids.
+        question: the user's text; special tokens spelled in it stay text.
+        grids: patch grids of the images.
+        system: system message; None is the template's own.
+
+    Raises:
+        PromptError: the question is not text, or is empty without an image.
+    """
+    if not isinstance(question, str):
+        raise PromptError(f"the question must be a str, found {type(question).__name__}")
+    if not question.strip() and not grids:
+        raise PromptError("the question is empty")
+    pieces: list[tuple[str, bool]] = []
+    message = template.default_system if system is None else system
+    if message is not None:
+        pieces += [(template.system_open, True), (message, system is None), (template.system_close, True)]
+    pieces.append((template.user_open, True))
+    pieces += [(template.image, True)] * len(grids)
+    pieces += [(question, False), (template.user_close, True), (template.assistant_open, True)]
+    return Prompt(expand_images(np.array(tokenizer.encode(pieces), np.int64), grids, tokens.image), tuple(grids))
+
+
+def expand_images(ids: IntArray, grids: Sequence[Grid], image_token: int) -> IntArray:
+    """Repeats each image's single placeholder once per visual token.
+
+    Raises:
+        PromptError: there are not as many placeholders as images.
+    """
+    placeholder = ids == image_token
+    if int(placeholder.sum()) != len(grids):
+        raise PromptError(f"the prompt has {int(placeholder.sum())} image placeholders for {len(grids)} images")
+    repeats = np.ones(len(ids), np.int64)
+    repeats[placeholder] = [grid.visual_tokens for grid in grids]
+    return np.repeat(ids, repeats)

@@ -1,0 +1,40 @@
+"""Time per stage of one request."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+STAGES = ("preprocess", "vision", "lower", "score", "select", "compact", "upper", "decode")
+
+
+@dataclass
+class Stats:
+    """What one request cost.
+
+    Attributes:
+        stage_ms: wall time per stage in milliseconds; ``decode`` is the sum over all steps.
+        ttft_ms: from the call to the first token, in milliseconds.
+        prompt_tokens: tokens of the prompt, visual tokens included.
+        new_tokens: tokens generated.
+    """
+
+    stage_ms: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    ttft_ms: float = 0.0
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time of a block to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stage_ms[name] += (time.perf_counter() - start) * 1e3
+
+    @property
+    def decode_tokens_per_s(self) -> float:
+        """Decode speed after the first token; 0.0 when there was no second token."""
+        steps, spent_ms = self.new_tokens - 1, self.stage_ms["decode"]
+        return steps / spent_ms * 1e3 if steps > 0 and spent_ms else 0.0

@@ -1,0 +1,241 @@
+#!/usr/bin/env python3
+"""Compares the exported model and the runtime with golden vectors of the reference implementation.
+
+    python tests/conformance.py DIR...
+
+Each DIR is a model folder: ``base/``, ``adapter/``, ``cases/``, ``images/`` (see tests/golden/FORMAT.md). The model is
+exported to a temporary bundle and every case runs through the runtime, from its PNG files to the last token. Arrays
+come from the pipeline's trace; none is taken from the golden file. Exit status 1 when a case fails.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# The script tests the clone it lies in, installed or not.
+sys.path[:0] = [str(Path(__file__).parents[1] / root) for root in ("runtime", "export", "models", "plugins")]
+
+from glimpse_export import ExportOptions, export
+from glimpse_export.architecture import read_architecture
+from glimpse_export.checkpoint import read_json
+from glimpse_export.image_rules import read_image_rules
+from glimpse_runtime import GlimpseError, Pruning
+from glimpse_runtime.backends import open_backend
+from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.pipeline import Pipeline
+from glimpse_runtime.session import Session
+from glimpse_runtime.types import Array
+
+ATOL, RTOL, PIXEL_TOL = 2e-3, 1e-3, 1e-5
+# Facts of the case rather than results of the pipeline.
+INPUTS = {"attention_mask", "ref_token_mask"}
+
+
+@dataclass
+class CaseResult:
+    """What came of one case: what differed, and the largest float difference."""
+
+    name: str
+    problems: list[str] = field(default_factory=list)
+    compared: int = 0
+    worst: float = 0.0
+    worst_key: str = "-"
+
+
+def run_model(folder: Path, dialect: str = "ort") -> Iterator[CaseResult]:
+    """Exports a model folder and yields the result of each of its cases."""
+    cases = sorted(path.stem for path in (folder / "cases").glob("*.npz"))
+    with tempfile.TemporaryDirectory() as temporary:
+        options = ExportOptions(
+            str(folder / "base"), str(folder / "adapter"), dialect=dialect, tokenizer=False, trace=True
+        )
+        bundle = Bundle.open(export(options, Path(temporary) / "bundle"))
+        for name in cases:
+            yield run_case(folder, name, bundle)
+
+
+def run_case(folder: Path, name: str, bundle: Bundle) -> CaseResult:
+    """Runs one case and compares every array it has."""
+    case = json.loads((folder / "cases" / f"{name}.json").read_text())
+    golden = dict(np.load(folder / "cases" / f"{name}.npz"))
+    result = CaseResult(name)
+    try:
+        candidate = candidate_arrays(folder, case, golden, bundle)
+    except GlimpseError as error:
+        result.problems.append(f"{type(error).__name__}: {error}")
+        return result
+    for key, expected in golden.items():
+        if key in INPUTS:
+            continue
+        if key not in candidate:
+            result.problems.append(f"{key}: not produced")
+            continue
+        compare(key, expected, candidate[key], result)
+    return result
+
+
+def compare(key: str, expected: Array, found: Array, result: CaseResult) -> None:
+    """Compares one array within the tolerances of FORMAT.md."""
+    result.compared += 1
+    if expected.shape != found.shape:
+        result.problems.append(f"{key}: shape {found.shape}, golden {expected.shape}")
+    elif expected.dtype.kind in "iub":
+        if not np.array_equal(expected, found):
+            result.problems.append(f"{key}: {int((expected != found).sum())} of {expected.size} differ")
+    elif expected.size:
+        difference = np.abs(expected.astype(np.float64) - found.astype(np.float64))
+        bound = PIXEL_TOL if key == "pixel_values" else ATOL + RTOL * np.abs(expected)
+        if key != "pixel_values" and difference.max() > result.worst:
+            result.worst, result.worst_key = float(difference.max()), key
+        if not (difference <= bound).all():
+            result.problems.append(f"{key}: max abs difference {difference.max():.3g}")
+
+
+def candidate_arrays(folder: Path, case: dict[str, Any], golden: dict[str, Array], bundle: Bundle) -> dict[str, Array]:
+    """Runs the pipeline on a case's images and token ids, and names what it traced as FORMAT.md does."""
+    trace: dict[str, list[Array]] = defaultdict(list)
+    images = [folder / image["file"] for image in case["images"]]
+    ids = golden["input_ids"][0]
+    with session_for(folder, case, bundle, lambda name, value: trace[name].append(np.array(value))) as session:
+        answer = session.ask_ids(
+            images,
+            ids,
+            pruning=pruning_for(folder, case, golden),
+            max_new_tokens=case["max_new_tokens"],
+            eos=case["eos_token_id"],
+        )
+        assert answer.text == ""
+    sizes = bundle.manifest
+    return name_arrays(trace, ids, answer.token_ids, [mask.shape for mask in answer.pruning.keep_masks], sizes)
+
+
+def session_for(folder: Path, case: dict[str, Any], bundle: Bundle, trace: Any) -> Session:
+    """Opens a session with the case's image rules."""
+    config = read_json(folder / "base" / "config.json")
+    vision = read_architecture(config, read_json(folder / "adapter" / "config.json"), {}, "base", "adapter").vision
+    processor = read_json(folder / "base" / "preprocessor_config.json") | case["processor_overrides"]
+    rules = read_image_rules(processor, vision, "preprocessor_config.json")
+    changed = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, images=rules))
+    return Session(changed, Pipeline(changed, open_backend("cpu"), trace))
+
+
+def pruning_for(folder: Path, case: dict[str, Any], golden: dict[str, Array]) -> Pruning:
+    """Turns a case's settings into a pruning request; 'no cap' is a cap of 1, 'no minimum' one of 0."""
+    config = read_json(folder / "adapter" / "config.json") | case["config_overrides"]
+    ratio, minimum = config.get("max_remain_ratio"), config.get("min_remain_num", 1)
+    return Pruning(
+        enabled=case["do_selection"],
+        threshold=config.get("reduce_threshold", 0.5),
+        max_keep_ratio=1.0 if ratio is None else ratio,
+        min_keep=0 if minimum is None else minimum,
+        anchors=tuple(config.get("anchor_positions") or ()),
+        keep_masks=[golden["ref_token_mask"]] if case["use_ref_masks"] else None,
+    )
+
+
+def name_arrays(
+    trace: dict[str, list[Array]],
+    ids: Array,
+    tokens: Sequence[int],
+    grids: Sequence[tuple[int, ...]],
+    manifest: Any,
+) -> dict[str, Array]:
+    """Gives traced arrays the names and shapes of FORMAT.md."""
+    merge, text = manifest.vision.merge_size, manifest.text
+    last_lower, upper = text.lower_layers - 1, text.lower_layers
+    positions, keep_rows = trace["position_ids"][0], trace["keep_rows"][0]
+    logits = np.concatenate(trace["logits_step"])
+    out: dict[str, Array] = {
+        "input_ids": ids[None],
+        "position_ids": positions[:, None],
+        "rope_deltas": np.array([[positions.max() + 1 - len(ids)]]),
+        "logits_first": logits[0],
+        "logits_steps": logits,
+        "generated_ids": np.array(tokens),
+        "decode_position_ids": np.array(trace["decode_position"]).reshape(-1, 3),
+        "decode_past_len": np.array(trace["decode_past_len"]).reshape(-1),
+        "hidden_reduce": trace["hidden_reduce"][0],
+        "hidden_compact": trace["hidden_reduce"][0][keep_rows],
+        "remain_mask": np.isin(np.arange(len(ids)), keep_rows),
+        "reduced_input_ids": ids[keep_rows][None],
+        "reduced_position_ids": positions[:, None, keep_rows],
+        "final_hidden_last": trace["trace.final_hidden_last"][0].reshape(-1),
+    }
+    if grids:
+        out |= vision_arrays(trace, grids, merge)
+    for name in ("keep_mask", "attn_logits", "mask_logits", "glimpse_position_ids"):
+        if trace[name]:
+            out[name] = trace[name][0]
+    if trace["attn_logits"]:
+        out["attn_logits"] = out["attn_logits"].reshape(len(out["attn_logits"]), -1, text.heads)
+        states = sorted((name for name in trace if name.startswith("trace.vip_hidden.")), key=_number)
+        out["vip_hidden"] = np.stack([np.concatenate(trace[name]) for name in states])
+        lower = [trace[f"trace.glimpse_hidden.{layer}"][0][0] for layer in range(text.lower_layers)]
+        out["glimpse_hidden_layers"] = np.stack(lower)
+    rows = [trace[f"trace.upper_last_hidden.{layer}"][0].reshape(-1) for layer in range(upper, text.layers)]
+    out["upper_last_hidden"] = np.stack(rows) if rows else np.zeros((0, text.hidden_size), np.float32)
+    for label, layer in (("first", 0), ("last", last_lower), ("upper", upper)):
+        for part in ("key", "value"):
+            if trace[f"cache.{layer}.{part}"]:
+                out[f"kv_{part[0]}_{label}"] = trace[f"cache.{layer}.{part}"][0]
+    return out
+
+
+def vision_arrays(trace: dict[str, list[Array]], grids: Sequence[tuple[int, ...]], merge: int) -> dict[str, Array]:
+    """Joins the images of a prompt; window arrays continue from image to image."""
+    unit = merge * merge
+    order, ends, start = [], [np.zeros(1, np.int64)], 0
+    for window_order, lengths in zip(trace["window_order"], trace["window_lengths"], strict=True):
+        order.append(window_order[::unit] // unit + start // unit)
+        ends.append(start + np.cumsum(lengths))
+        start += len(window_order)
+    patches = [len(window_order) for window_order in trace["window_order"]]
+    return {
+        "pixel_values": np.concatenate(trace["pixel_values"]),
+        "image_grid_thw": np.array([[1, rows * merge, columns * merge] for rows, columns in grids]),
+        "image_embeds": np.concatenate(trace["image_embeds"]),
+        "visual_features": np.concatenate(trace["visual_features"], axis=1),
+        "window_index": np.concatenate(order),
+        "cu_window_seqlens": np.concatenate(ends),
+        "cu_seqlens": np.cumsum([0, *patches]),
+    }
+
+
+def _number(name: str) -> int:
+    return int(name.rsplit(".", 1)[1])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs all folders and prints a line per case; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+    parser.add_argument("--dialect", default="ort")
+    options = parser.parse_args(arguments)
+    passed = failed = 0
+    for folder in options.folders:
+        try:
+            for result in run_model(folder, options.dialect):
+                good = not result.problems
+                passed, failed = passed + good, failed + (not good)
+                summary = f"{result.compared} arrays, max abs difference {result.worst:.2e} ({result.worst_key})"
+                print(f"{'ok  ' if good else 'FAIL'} {folder.name}/{result.name}: {summary}")
+                for problem in result.problems:
+                    print(f"     {problem}")
+        except GlimpseError as error:
+            failed += 1
+            print(f"FAIL {folder}: {error}")
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
