@@ -1,5 +1,7 @@
 """Exports a Qwen2.5-VL checkpoint with a GlimpsePrune adapter to a bundle of split ONNX graphs."""
 
+from typing import TYPE_CHECKING
+
 from glimpse_export.errors import (
     CheckpointError,
     ExportError,
@@ -7,8 +9,22 @@ from glimpse_export.errors import (
     OutputError,
     UnsupportedError,
 )
-from glimpse_export.exporter import ExportOptions, export
-from glimpse_export.plan import Plan, plan
+from glimpse_runtime.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from glimpse_export.exporter import export
+    from glimpse_export.options import ExportOptions
+    from glimpse_export.planning import Plan, plan
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "ExportOptions": "glimpse_export.options",
+        "Plan": "glimpse_export.planning",
+        "export": "glimpse_export.exporter",
+        "plan": "glimpse_export.planning",
+    },
+)
 
 __all__ = [
     "CheckpointError",

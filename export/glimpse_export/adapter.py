@@ -87,7 +87,11 @@ def expected_tensors(architecture: Architecture) -> dict[str, tuple[int, ...]]:
         shapes |= {f"{layer}.norm1.weight": (size,), f"{layer}.norm2.weight": (size,)}
         shapes |= {f"{layer}.attn.{name}_proj.weight": (qk, qk) for name in "qk"}
         shapes |= {f"{layer}.attn.{name}_proj.weight": (size, size) for name in "vo"}
-        for name, rows, columns in (("gate", 2 * size, size), ("up", 2 * size, size), ("down", size, 2 * size)):
+        for name, rows, columns in (
+            ("gate", 2 * size, size),
+            ("up", 2 * size, size),
+            ("down", size, 2 * size),
+        ):
             shapes[f"{layer}.mlp.{name}_proj.weight"] = (rows, columns)
             shapes[f"{layer}.mlp.{name}_proj.bias"] = (rows,)
     if glimpse.length:

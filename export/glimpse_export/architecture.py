@@ -217,7 +217,9 @@ class _Reader:
     def activation(self, key: str, default: Any = "silu") -> str:
         name: str = self.get(key, str, default)
         if name not in ACTIVATIONS:
-            raise UnsupportedError(f"{self._where}: {key} {name!r} is not supported; known are {', '.join(ACTIVATIONS)}")
+            raise UnsupportedError(
+                f"{self._where}: {key} {name!r} is not supported; known are {', '.join(ACTIVATIONS)}"
+            )
         return name
 
     def refuse(self, condition: bool, what: str) -> None:
@@ -280,7 +282,8 @@ def _read_text(base: Config, where: str) -> Text:
     kv_heads = reader.positive("num_key_value_heads", heads)
     if hidden % heads or heads % kv_heads:
         raise CheckpointError(
-            f"{where}: hidden_size {hidden}, num_attention_heads {heads} and num_key_value_heads {kv_heads} do not divide"
+            f"{where}: hidden_size {hidden}, num_attention_heads {heads} and "
+            f"num_key_value_heads {kv_heads} do not divide"
         )
     reader.refuse(config.get("head_dim", hidden // heads) != hidden // heads, "a head_dim of its own")
     section = rope.get("mrope_section")
@@ -312,7 +315,9 @@ def _read_vision(base: Config, where: str) -> Vision:
     if hidden % heads or (hidden // heads) % 4:
         raise CheckpointError(f"{where}: the vision head size {hidden}/{heads} must be a whole multiple of 4")
     if window < merge * patch:
-        raise CheckpointError(f"{where}: window_size {window} is smaller than one visual token ({merge * patch} pixels)")
+        raise CheckpointError(
+            f"{where}: window_size {window} is smaller than one visual token ({merge * patch} pixels)"
+        )
     channels = base["vision_config"].get("in_channels", base["vision_config"].get("in_chans", 3))
     reader.refuse(channels != 3, f"{channels} image channels")
     return Vision(
@@ -388,7 +393,8 @@ def _read_scorer(reader: _Reader, vision: Vision, where: str) -> Scorer:
     taps = reader.integers("selected_visual_layers")
     if not taps or len(set(taps)) < len(taps) or any(not 0 <= tap < vision.depth for tap in taps):
         raise CheckpointError(
-            f"{where}: selected_visual_layers {list(taps)} must be distinct blocks of the {vision.depth} of the vision encoder"
+            f"{where}: selected_visual_layers {list(taps)} must be distinct blocks of the "
+            f"{vision.depth} of the vision encoder"
         )
     scorer = Scorer(
         size=reader.positive("attn_fuse_size"),

@@ -63,7 +63,7 @@ class Checkpoint:
     def _read_header(self, file_name: str) -> None:
         path = self.folder / file_name
         try:
-            file = safe_open(str(path), framework="np")
+            file: Any = safe_open(str(path), framework="np")
             keys = list(file.keys())
             slices = {key: file.get_slice(key) for key in keys}
             found = {key: (tuple(part.get_shape()), part.get_dtype()) for key, part in slices.items()}

@@ -1,10 +1,10 @@
 """What can go wrong while exporting; the same tree as the runtime's errors.
 
-    ExportError
-    ├── ModelNotFoundError      no such model name, hub id or folder
-    ├── CheckpointError         files or tensors are missing, damaged or of the wrong shape
-    ├── UnsupportedError        the model asks for something this version cannot export
-    └── OutputError             the bundle cannot be written where it was asked for
+ExportError
+├── ModelNotFoundError      no such model name, hub id or folder
+├── CheckpointError         files or tensors are missing, damaged or of the wrong shape
+├── UnsupportedError        the model asks for something this version cannot export
+└── OutputError             the bundle cannot be written where it was asked for
 """
 
 from glimpse_runtime.errors import GlimpseError

@@ -21,7 +21,7 @@ from glimpse_export.graphs.vision import VisionAuthor
 from glimpse_export.graphs.weights import StoredTensor, WeightFile
 from glimpse_export.manifest import build_manifest
 from glimpse_export.options import ExportOptions
-from glimpse_export.plan import Plan, plan
+from glimpse_export.planning import Plan, plan
 from glimpse_export.template import cut_template, read_template
 from glimpse_runtime.bundle import sha256_of
 from glimpse_runtime.manifest import MANIFEST_NAME, EmbeddingSpec, FileSpec, PromptSpec, StageSpec

@@ -47,7 +47,11 @@ def read_image_rules(config: Mapping[str, Any], vision: Vision, where: str) -> I
         raise CheckpointError(f"{where}: min_pixels {min_pixels} and max_pixels {max_pixels} make no range")
     if len(rules.mean) != vision.channels or len(rules.std) != vision.channels or 0 in rules.std:
         raise CheckpointError(f"{where}: image_mean and image_std must have {vision.channels} values, std none of 0")
-    pairs = (("patch_size", "patch_size"), ("temporal_patch_size", "temporal_patch_size"), ("merge_size", "merge_size"))
+    pairs = (
+        ("patch_size", "patch_size"),
+        ("temporal_patch_size", "temporal_patch_size"),
+        ("merge_size", "merge_size"),
+    )
     for mine, theirs in pairs:
         if getattr(rules, mine) != getattr(vision, theirs):
             raise CheckpointError(

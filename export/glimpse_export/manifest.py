@@ -1,7 +1,7 @@
 """Puts the manifest of a finished bundle together."""
 
 from glimpse_export.architecture import VISION_ROPE_THETA
-from glimpse_export.plan import Plan
+from glimpse_export.planning import Plan
 from glimpse_runtime import manifest as m
 from glimpse_runtime._version import __version__
 

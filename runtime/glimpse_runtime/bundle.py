@@ -13,7 +13,7 @@ import numpy as np
 from glimpse_runtime.atomic import write_text
 from glimpse_runtime.errors import BundleDamagedError, BundleFormatError, BundleNotFoundError
 from glimpse_runtime.manifest import MANIFEST_NAME, Manifest
-from glimpse_runtime.types import FloatArray
+from glimpse_runtime.types import Array, FloatArray, IntArray
 
 log = logging.getLogger("glimpse")
 
@@ -137,15 +137,16 @@ class Bundle:
 class EmbeddingTable:
     """Rows of the token embedding, widened to float32 when they are read."""
 
-    stored: np.ndarray
+    stored: Array
     dtype: str
 
-    def rows(self, ids: np.ndarray) -> FloatArray:
+    def rows(self, ids: IntArray) -> FloatArray:
         """Returns the embeddings of ``ids``: (tokens,) int -> (tokens, hidden) float32."""
-        rows = self.stored[ids]
-        if self.dtype == "bfloat16":
-            return (rows.astype(np.uint32) << 16).view(np.float32)
-        return rows.astype(np.float32)
+        rows: Array = self.stored[ids]
+        widened: FloatArray = (
+            (rows.astype(np.uint32) << 16).view(np.float32) if self.dtype == "bfloat16" else rows.astype(np.float32)
+        )
+        return widened
 
 
 def sha256_of(path: Path) -> str:

@@ -5,7 +5,6 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Union
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -13,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from glimpse_runtime.errors import ImageError
 from glimpse_runtime.types import Array, ByteArray
 
-ImageSource = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, Image.Image, Array]
+ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | Array
 
 _ACCEPTED = "a path, the bytes of a JPEG/PNG/WebP/BMP file, a PIL image, or a numpy array (height, width[, 3])"
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "MPO")

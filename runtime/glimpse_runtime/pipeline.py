@@ -256,7 +256,8 @@ class Pipeline:
                 start = end
             rows: FloatArray = np.concatenate(parts, axis=1)
         self._emit("mask_logits", rows)
-        return rows[-1]
+        deciding: FloatArray = rows[-1]
+        return deciding
 
     def _score_image(self, attention: FloatArray, image: VisualTokens) -> FloatArray:
         """(output rows, visual tokens) float32 of one image; the last row decides."""
@@ -314,9 +315,7 @@ def _unpruned(grids: Sequence[Grid], reason: str) -> PruneReport:
     return PruneReport("none", None, None, total, total, masks, (), reason)
 
 
-def _report(
-    request: Pruning, rule: Rule, logits: FloatArray, keep: BoolArray, grids: Sequence[Grid]
-) -> PruneReport:
+def _report(request: Pruning, rule: Rule, logits: FloatArray, keep: BoolArray, grids: Sequence[Grid]) -> PruneReport:
     scored = request.keep_masks is None
     kept, total = int(keep.sum()), len(keep)
     return PruneReport(

@@ -92,12 +92,14 @@ class Windows:
     @property
     def order(self) -> IntArray:
         """(items,) the items in window order."""
-        return self.gather[self.keys.reshape(-1) > 0]
+        order: IntArray = self.gather[self.keys.reshape(-1) > 0]
+        return order
 
     @property
     def lengths(self) -> IntArray:
         """(windows,) items per window."""
-        return self.keys.sum(axis=1).astype(np.int64)
+        lengths: IntArray = self.keys.sum(axis=1).astype(np.int64)
+        return lengths
 
 
 def token_windows(grid: Grid, window_size: int, patch_size: int) -> Windows:

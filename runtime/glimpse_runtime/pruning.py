@@ -76,7 +76,7 @@ class PruneReport:
 
     @property
     def kept_ratio(self) -> float:
-        """kept / total; 1.0 for a prompt without images."""
+        """Kept share of all visual tokens; 1.0 for a prompt without images."""
         return self.kept / self.total if self.total else 1.0
 
 
@@ -152,7 +152,9 @@ def mask_logits(masks: Sequence[Array], grids: Sequence[Grid]) -> FloatArray:
         raise PruningError(f"{len(masks)} keep masks for {len(grids)} images")
     for index, (mask, grid) in enumerate(zip(masks, grids, strict=True)):
         if np.shape(mask) != grid.merged:
-            raise PruningError(f"keep mask {index} has shape {np.shape(mask)}, the image's merged grid is {grid.merged}")
+            raise PruningError(
+                f"keep mask {index} has shape {np.shape(mask)}, the image's merged grid is {grid.merged}"
+            )
     flat = np.concatenate([np.asarray(mask, np.bool_).reshape(-1) for mask in masks])
     return np.where(flat, np.float32(np.inf), np.float32(-np.inf)).astype(np.float32)
 

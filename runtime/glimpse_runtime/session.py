@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Union
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from glimpse_runtime.stats import Stats
 from glimpse_runtime.tokenizer import Tokenizer
 from glimpse_runtime.types import IntArray
 
-Images = Union[ImageSource, Sequence[ImageSource], None]
+Images = ImageSource | Sequence[ImageSource] | None
 
 DEFAULT_MAX_NEW_TOKENS = 128
 

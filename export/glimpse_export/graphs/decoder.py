@@ -86,7 +86,13 @@ class DecoderAuthor:
             normed, x = self._add_norm(g, mixed, x, f"model.layers.{layer}.post_attention_layernorm")
             y = self._mlp(g, normed, layer)
             if self._trace:
-                rows = g.op("Slice", g.op("Add", y, x), g.integers(-max(glimpse.length, 1)), g.integers(1 << 31), g.integers(1))
+                rows = g.op(
+                    "Slice",
+                    g.op("Add", y, x),
+                    g.integers(-max(glimpse.length, 1)),
+                    g.integers(1 << 31),
+                    g.integers(1),
+                )
                 g.output(rows, f"trace.glimpse_hidden.{layer}", [1, "glimpse_rows", hidden])
             if layer == layers[-1]:
                 x = g.op("Add", y, x)

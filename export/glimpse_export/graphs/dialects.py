@@ -12,7 +12,7 @@ from typing import Protocol
 import onnx_ir as ir
 
 from glimpse_export.errors import UnsupportedError
-from glimpse_export.graphs.builder import MICROSOFT, GraphBuilder
+from glimpse_export.graphs.builder import MICROSOFT, GraphBuilder, Shape
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,14 @@ class Dialect(Protocol):
         ...
 
     def cached_attention(
-        self, g: GraphBuilder, q: ir.Value, k: ir.Value, v: ir.Value, heads: Heads, name: str, step: StepInputs
+        self,
+        g: GraphBuilder,
+        q: ir.Value,
+        k: ir.Value,
+        v: ir.Value,
+        heads: Heads,
+        name: str,
+        step: StepInputs,
     ) -> tuple[ir.Value, ir.Value]:
         """Causal attention over the cache ``name``, which it extends; returns the result and all valid keys.
 
@@ -115,9 +122,7 @@ class OrtDialect:
     ) -> ir.Value:
         """See ``Dialect``; without a mask the CPU kernel needs no memory for scores."""
         scale = 1 / math.sqrt(heads.size)
-        return g.op(
-            "MultiHeadAttention", q, k, v, None, keys, domain=MICROSOFT, num_heads=heads.query, scale=scale
-        )
+        return g.op("MultiHeadAttention", q, k, v, None, keys, domain=MICROSOFT, num_heads=heads.query, scale=scale)
 
     def step_inputs(self, g: GraphBuilder, head_dim: int) -> StepInputs:
         """See ``Dialect``."""
@@ -129,10 +134,17 @@ class OrtDialect:
         )
 
     def cached_attention(
-        self, g: GraphBuilder, q: ir.Value, k: ir.Value, v: ir.Value, heads: Heads, name: str, step: StepInputs
+        self,
+        g: GraphBuilder,
+        q: ir.Value,
+        k: ir.Value,
+        v: ir.Value,
+        heads: Heads,
+        name: str,
+        step: StepInputs,
     ) -> tuple[ir.Value, ir.Value]:
         """See ``Dialect``; past and present are one buffer, so the cache grows in place."""
-        shape = [1, heads.key, "context", heads.size]
+        shape: Shape = (1, heads.key, "context", heads.size)
         past = [g.input(f"past.{name}.{part}", shape) for part in ("key", "value")]
         out, key, value = g.ops(
             "GroupQueryAttention",

@@ -75,13 +75,26 @@ class Plan:
         rows = [
             ("model", f"{self.folders.name} ({self.folders.licence})"),
             ("dialect", f"{self.options.dialect}, float32"),
-            ("vision", f"patches x {tower.patch_values} -> visual_tokens x {tower.out_size}; {tower.depth} blocks"),
-            ("lower", f"layers 0..{lower - 1} of {text.layers}, hidden {text.hidden_size}, "
-             f"attention read in layers {', '.join(map(str, glimpse.selected_layers))}"),
-            ("score", f"{len(scorer.taps)} blocks of {scorer.size}, taps {', '.join(map(str, scorer.taps))}, "
-             f"{'windowed' if scorer.windowed else 'global'}"),
-            ("upper", f"layers {lower}..{text.layers - 1} and LM head, {text.vocab_size} words"
-             if lower < text.layers else f"LM head, {text.vocab_size} words"),
+            (
+                "vision",
+                f"patches x {tower.patch_values} -> visual_tokens x {tower.out_size}; {tower.depth} blocks",
+            ),
+            (
+                "lower",
+                f"layers 0..{lower - 1} of {text.layers}, hidden {text.hidden_size}, "
+                f"attention read in layers {', '.join(map(str, glimpse.selected_layers))}",
+            ),
+            (
+                "score",
+                f"{len(scorer.taps)} blocks of {scorer.size}, taps {', '.join(map(str, scorer.taps))}, "
+                f"{'windowed' if scorer.windowed else 'global'}",
+            ),
+            (
+                "upper",
+                f"layers {lower}..{text.layers - 1} and LM head, {text.vocab_size} words"
+                if lower < text.layers
+                else f"LM head, {text.vocab_size} words",
+            ),
         ]
         rows += [(name, f"{size / 1e6:,.1f} MB") for name, size in sizes.items()]
         rows.append(("bundle", f"{sum(sizes.values()) / 1e6:,.1f} MB"))
@@ -123,9 +136,7 @@ def _profiles(options: ExportOptions, architecture: Architecture, images: ImageR
     text, unit = architecture.text, architecture.vision.merge_unit
     context = options.max_context or min(text.max_positions, _DEFAULT_CONTEXT)
     if context > text.max_positions:
-        raise UnsupportedError(
-            f"--max-context {context} is more than the model's {text.max_positions} positions"
-        )
+        raise UnsupportedError(f"--max-context {context} is more than the model's {text.max_positions} positions")
     token_pixels = images.patch_size**2 * unit
     largest = min(images.max_pixels // token_pixels, max(context - _TEXT_ROWS, context // 2))
     visual = options.max_visual_tokens or max(largest, 1)

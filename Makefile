@@ -1,0 +1,35 @@
+# make demo   sets up, exports pocket, asks about the example images, writes overlay pictures
+# make test   sets up, runs all tests
+# make check  sets up, runs the linters and type checker
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= demo-output
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check clean setup
+
+setup: $(STAMP)
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu,export,dev]"
+	touch $@
+
+demo: $(STAMP)
+	mkdir -p $(OUT)
+	$(BIN)/glimpse-export --model pocket --out $(OUT)/pocket --force
+	$(BIN)/python examples/demo.py --bundle $(OUT)/pocket --out $(OUT)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) $(OUT) build dist *.egg-info
