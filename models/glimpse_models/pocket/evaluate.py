@@ -1,0 +1,129 @@
+"""Measures the deployed model: ``python -m glimpse_models.pocket.evaluate [--bundle DIR]``.
+
+It asks the runtime held-out questions without pruning, with the default threshold and with the paper's cap, and
+compares with what pruning must beat: as many tokens chosen at random, and none at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glimpse_models.pocket.heldout import Sample, samples
+from glimpse_models.pocket.questions import TYPES
+from glimpse_models.pocket.texts import SPLITS
+from glimpse_runtime import Pruning, Session, load
+
+PAPER_CAP = 0.111
+"""``max_keep_ratio`` behind the paper's main table."""
+MAX_NEW_TOKENS = 8
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass
+class Result:
+    """Answers under one way of pruning."""
+
+    right: dict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))
+    kept: int = 0
+    visual: int = 0
+    shares: list[float] = field(default_factory=list)
+
+    def summary(self) -> dict[str, Any]:
+        """Return exact match over all and per type, and how much was pruned."""
+        every = [answer for answers in self.right.values() for answer in answers]
+        return {
+            "questions": len(every),
+            "exact_match": _mean(every),
+            "exact_match_by_type": {name: _mean(self.right[name]) for name in TYPES if self.right[name]},
+            "pruned_share": 1 - _mean(self.shares),
+            "pruned_share_of_all_tokens": 1 - self.kept / max(1, self.visual),
+        }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")
+
+
+class Evaluation:
+    """Asks every question in every way."""
+
+    def __init__(self, session: Session, seed: int) -> None:
+        """Use an open session; ``seed`` draws the random masks."""
+        self.session = session
+        self.random = np.random.default_rng(seed)
+        self.results: dict[str, Result] = defaultdict(Result)
+
+    def add(self, sample: Sample) -> None:
+        """Ask one question without pruning, with it, and under the floors."""
+        self._ask("unpruned", sample, Pruning(enabled=False))
+        kept = self._ask("pruned", sample, Pruning())
+        self._ask(f"cap {PAPER_CAP}", sample, Pruning(max_keep_ratio=PAPER_CAP))
+        self._ask("random", sample, Pruning(keep_masks=[self._shuffled(mask) for mask in kept]))
+        self._ask("none", sample, Pruning(keep_masks=[np.zeros_like(mask) for mask in kept]))
+
+    def _ask(self, name: str, sample: Sample, pruning: Pruning) -> list[Mask]:
+        answer = self.session.ask(sample.image, sample.question.text, pruning=pruning, max_new_tokens=MAX_NEW_TOKENS)
+        result = self.results[name]
+        result.right[sample.question.type].append(answer.text.strip() == sample.question.answer)
+        report = answer.pruning
+        kept = report.kept if pruning.enabled else report.total
+        result.kept += kept
+        result.visual += report.total
+        result.shares.append(kept / report.total)
+        return [np.asarray(mask) for mask in report.keep_masks or ()]
+
+    def _shuffled(self, mask: Mask) -> Mask:
+        return self.random.permutation(mask.reshape(-1)).reshape(mask.shape)
+
+
+def evaluate(session: Session, count: int, seed: int, split: Any = "test", progress: bool = False) -> Evaluation:
+    """Ask ``count`` held-out questions."""
+    evaluation = Evaluation(session, seed)
+    for index, sample in enumerate(samples(count, seed, split), 1):
+        evaluation.add(sample)
+        if progress:
+            print(f"\r{index}/{count}", end="" if index < count else "\n", file=sys.stderr, flush=True)
+    return evaluation
+
+
+def table(summaries: dict[str, dict[str, Any]]) -> str:
+    """Return the summaries as a text table."""
+    lines = [" ".join([f"{'':10s}", *(f"{name:>7s}" for name in ("all", *TYPES, "pruned"))])]
+    for name, summary in summaries.items():
+        by_type = [summary["exact_match_by_type"].get(kind, float("nan")) for kind in TYPES]
+        figures = [summary["exact_match"], *by_type, summary["pruned_share"]]
+        lines.append(" ".join([f"{name:10s}", *(f"{figure:7.3f}" for figure in figures)]))
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table, or one JSON object."""
+    parser = argparse.ArgumentParser(prog="python -m glimpse_models.pocket.evaluate", description=__doc__)
+    parser.add_argument("--samples", type=int, default=504, help="questions (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the scenes (default: %(default)s)")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="default: %(default)s")
+    parser.add_argument("--bundle", help="bundle folder (default: the packaged pocket bundle)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    with load(options.bundle) as session:
+        evaluation = evaluate(session, options.samples, options.seed, options.split, sys.stderr.isatty())
+    summaries = {name: result.summary() for name, result in evaluation.results.items()}
+    if options.json:
+        print(json.dumps({"split": options.split, "seed": options.seed, "results": summaries}, indent=2))
+    else:
+        print(table(summaries))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,37 @@
+"""The held-out questions: scenes with photographs, words and numbers that training never showed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from PIL import Image
+
+from glimpse_models.pocket.questions import Question, ask
+from glimpse_models.pocket.scenes import make_scene, scene_rng
+from glimpse_models.pocket.texts import Split
+
+SIZES = ((448, 448), (224, 224), (640, 480), (336, 448), (672, 672), (500, 350))
+"""Width and height in pixels of the scenes, in turn; some are no multiple of anything."""
+QUESTIONS_PER_SCENE = 7
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question about one scene; samples of one scene share the image."""
+
+    scene: int
+    image: Image.Image
+    question: Question
+
+
+def samples(count: int, seed: int = 0, split: Split = "test") -> Iterator[Sample]:
+    """Yield ``count`` questions; the same arguments give the same questions, on any machine."""
+    scene = 0
+    while count > 0:
+        rng = scene_rng(split, seed, scene)
+        drawn = make_scene(rng, *SIZES[scene % len(SIZES)], split)
+        for question in ask(rng, drawn.objects, min(count, QUESTIONS_PER_SCENE)):
+            yield Sample(scene, drawn.image, question)
+            count -= 1
+        scene += 1

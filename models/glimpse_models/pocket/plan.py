@@ -1,0 +1,105 @@
+"""The training plan: which phases run in which order, on which image sizes, for how many steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from glimpse_models.pocket.data import BatchSpec
+
+Objective = Literal["vision", "answers", "glimpse"]
+Size = tuple[int, int, int]
+"""Height and width in pixels, and images per worker and step."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Steps that go round some image sizes."""
+
+    sizes: tuple[Size, ...]
+    steps: int
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One objective with one learning-rate schedule.
+
+    Attributes:
+        name: Used in logs and on the command line.
+        objective: What is learnt.
+        parts: Image sizes and steps, in order.
+        muon_rate: Peak learning rate of the matrices.
+        adam_rate: Peak learning rate of everything else.
+        warmup: Steps of linear warm-up.
+        decay: Share of the steps over which the rate falls to 2 %.
+        easy: Share of easy scenes at the start.
+        easy_end: Share of the steps after which no scene is easy any more.
+    """
+
+    name: str
+    objective: Objective
+    parts: tuple[Part, ...]
+    muon_rate: float
+    adam_rate: float
+    warmup: int
+    decay: float
+    easy: float = 0.0
+    easy_end: float = 1.0
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the phase."""
+        return sum(part.steps for part in self.parts)
+
+    def specs(self) -> list[BatchSpec]:
+        """Return the batch of every step."""
+        sizes = [part.sizes[step % len(part.sizes)] for part in self.parts for step in range(part.steps)]
+        horizon = max(1.0, self.easy_end * self.steps)
+        return [
+            BatchSpec(height, width, images, easy=max(0.0, self.easy * (1 - step / horizon)))
+            for step, (height, width, images) in enumerate(sizes)
+        ]
+
+    def with_steps(self, counts: tuple[int, ...]) -> Phase:
+        """Return the phase with other step counts, one per part."""
+        if len(counts) != len(self.parts):
+            raise ValueError(f"phase {self.name!r} has {len(self.parts)} parts, not {len(counts)}")
+        return replace(
+            self, parts=tuple(replace(part, steps=count) for part, count in zip(self.parts, counts, strict=True))
+        )
+
+
+_MIXED: tuple[Size, ...] = (
+    (448, 448, 4),
+    (336, 448, 4),
+    (224, 224, 8),
+    (448, 448, 4),
+    (560, 336, 4),
+    (336, 336, 6),
+    (448, 448, 4),
+    (672, 672, 2),
+    (224, 448, 6),
+)
+_GLIMPSE: tuple[Size, ...] = ((448, 448, 4), (224, 224, 8), (672, 672, 2), (448, 448, 4), (336, 448, 4))
+
+PLAN = (
+    Phase("vision", "vision", (Part(((224, 224, 8),), 1200),), 3e-3, 1.5e-3, warmup=40, decay=0.2),
+    Phase(
+        "answers",
+        "answers",
+        (Part(((224, 224, 8),), 1300), Part(_MIXED, 2000)),
+        3e-3,
+        1.5e-3,
+        warmup=40,
+        decay=0.65,
+        easy=0.7,
+        easy_end=0.18,
+    ),
+    Phase("glimpse", "glimpse", (Part(_GLIMPSE, 1200),), 3e-3, 3e-3, warmup=20, decay=0.6),
+)
+
+SMOKE = (
+    Phase("vision", "vision", (Part(((112, 112, 2),), 4),), 3e-3, 1.5e-3, warmup=2, decay=0.2),
+    Phase("answers", "answers", (Part(((112, 112, 2), (112, 224, 2)), 6),), 3e-3, 1.5e-3, warmup=2, decay=0.5),
+    Phase("glimpse", "glimpse", (Part(((112, 112, 2),), 4),), 3e-3, 3e-3, warmup=2, decay=0.5),
+)
