@@ -9,7 +9,7 @@ from glimpse_export.architecture import Architecture, read_architecture
 from glimpse_export.checkpoint import Checkpoint, read_json
 from glimpse_export.errors import UnsupportedError
 from glimpse_export.graphs import decoder, vision
-from glimpse_export.graphs.dialects import DIALECTS
+from glimpse_export.graphs.dialects import DIALECTS, dialect
 from glimpse_export.image_rules import read_image_rules
 from glimpse_export.options import ExportOptions
 from glimpse_export.resolve import ModelFolders, resolve
@@ -71,7 +71,8 @@ class Plan:
         scorer, glimpse = self.architecture.scorer, self.architecture.glimpse
         lower = self.architecture.lower_layers
         sizes = self.weight_bytes()
-        kv_bytes = 2 * text.layers * text.kv_heads * text.head_dim * self.profiles["context"].max * _FLOAT_BYTES
+        width = dialect(self.options.dialect).cache_width(text.head_dim)
+        kv_bytes = 2 * text.layers * text.kv_heads * width * self.profiles["context"].max * _FLOAT_BYTES
         rows = [
             ("model", f"{self.folders.name} ({self.folders.licence})"),
             ("dialect", f"{self.options.dialect}, float32"),

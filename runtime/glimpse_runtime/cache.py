@@ -1,13 +1,18 @@
 """The KV cache: memory of all layers, allocated once, and how many of its rows are valid."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from glimpse_runtime.backends import Backend
+from glimpse_runtime.manifest import TensorSpec
 from glimpse_runtime.types import Array, IntArray
+
+_PAST = "past."
 
 
 class KVCache:
-    """Keys and values of some layers, (1, kv_heads, capacity, head_dim) each.
+    """Keys and values of the layers of one graph, (1, kv_heads, capacity, width) each.
+
+    The width is the head size, or more where the graph's attention needs it: columns behind the head size are zero.
 
     Attributes:
         capacity: rows there is memory for.
@@ -15,17 +20,16 @@ class KVCache:
         state: the buffers by tensor name, ``<layer>.key`` and ``<layer>.value``.
     """
 
-    def __init__(
-        self, backend: Backend, layers: Sequence[int], kv_heads: int, capacity: int, head_dim: int, dtype: str
-    ) -> None:
-        """Allocates the memory."""
+    def __init__(self, backend: Backend, inputs: Iterable[TensorSpec], capacity: int) -> None:
+        """Allocates the memory of the ``past.*`` tensors among a graph's inputs."""
         self._backend = backend
         self.capacity = capacity
         self.length = 0
-        shape = (1, kv_heads, capacity, head_dim)
-        self.state: dict[str, Array] = {
-            f"{layer}.{part}": backend.allocate(shape, dtype) for layer in layers for part in ("key", "value")
-        }
+        self.state: dict[str, Array] = {}
+        for tensor in inputs:
+            if tensor.name.startswith(_PAST):
+                shape = [capacity if isinstance(dim, str) else dim for dim in tensor.shape]
+                self.state[tensor.name[len(_PAST) :]] = backend.allocate(shape, tensor.dtype)
 
     @property
     def nbytes(self) -> int:

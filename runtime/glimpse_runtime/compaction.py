@@ -7,7 +7,7 @@ def compact_rows(buffer: Array, keep: IntArray, axis: int = 2) -> None:
     """Moves the rows ``keep`` of ``axis`` to the front of ``buffer``, in place and in order.
 
     Args:
-        buffer: for the KV cache (1, kv_heads, capacity, head_dim); rows behind the kept ones are left as they are.
+        buffer: for the KV cache (1, kv_heads, capacity, width); rows behind the kept ones are left as they are.
         keep: (kept,) ascending row numbers.
         axis: the axis to compact.
     """

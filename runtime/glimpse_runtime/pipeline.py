@@ -63,12 +63,8 @@ class Pipeline:
         self._rope = TextRope(text.head_dim, text.rope_theta, text.mrope_section)
         self._capacity = manifest.profiles["context"].max
 
-        def cache(layers: range) -> KVCache:
-            dtype = manifest.precision["kv_cache"]
-            return KVCache(backend, layers, text.kv_heads, self._capacity, text.head_dim, dtype)
-
-        self._lower_cache = cache(range(text.lower_layers))
-        self._upper_cache = cache(range(text.lower_layers, text.layers))
+        self._lower_cache = KVCache(backend, manifest.stages["lower"].inputs, self._capacity)
+        self._upper_cache = KVCache(backend, manifest.stages["upper"].inputs, self._capacity)
 
         def load(name: str, state: dict[str, Array] | None = None) -> Engine:
             stage = manifest.stages[name]
@@ -298,7 +294,7 @@ class Pipeline:
         if self.trace is not None:
             for cache in (self._lower_cache, self._upper_cache):
                 for name, buffer in cache.state.items():
-                    self.trace(f"cache.{name}", buffer[0, :, : cache.length])
+                    self.trace(f"cache.{name}", buffer[0, :, : cache.length, : self.manifest.text.head_dim])
 
 
 def _window_inputs(windows: Windows) -> dict[str, Array]:

@@ -68,6 +68,10 @@ class Dialect(Protocol):
         """Declares the decoder inputs of this dialect."""
         ...
 
+    def cache_width(self, head_dim: int) -> int:
+        """Columns of a row of the KV cache: the head size, or what this dialect's attention pads it to."""
+        ...
+
     def cached_attention(
         self,
         g: GraphBuilder,
@@ -133,6 +137,10 @@ class OrtDialect:
             g.input("total_sequence_length", [], "int32"),
         )
 
+    def cache_width(self, head_dim: int) -> int:
+        """See ``Dialect``; GroupQueryAttention takes head sizes of whole eights."""
+        return -(-head_dim // 8) * 8
+
     def cached_attention(
         self,
         g: GraphBuilder,
@@ -143,14 +151,17 @@ class OrtDialect:
         name: str,
         step: StepInputs,
     ) -> tuple[ir.Value, ir.Value]:
-        """See ``Dialect``; past and present are one buffer, so the cache grows in place."""
-        shape: Shape = (1, heads.key, "context", heads.size)
+        """See ``Dialect``; past and present are one buffer, so the cache grows in place.
+
+        Zeros behind every head change neither scores nor sums, so padding a head size is exact.
+        """
+        width = self.cache_width(heads.size)
+        shape: Shape = (1, heads.key, "context", width)
         past = [g.input(f"past.{name}.{part}", shape) for part in ("key", "value")]
+        padded = [_resize_heads(g, x, heads.size, width) for x in (q, k, v)]
         out, key, value = g.ops(
             "GroupQueryAttention",
-            q,
-            k,
-            v,
+            *padded,
             *past,
             step.seqlens_k,
             step.total,
@@ -162,8 +173,24 @@ class OrtDialect:
         )
         g.output(key, f"present.{name}.key", shape)
         g.output(value, f"present.{name}.value", shape)
-        total = g.op("Cast", step.total, to=int(ir.DataType.INT64))
-        return out, g.op("Slice", key, g.integers(0), g.reshape(total, 1), g.integers(2))
+        rows = g.reshape(g.op("Cast", step.total, to=int(ir.DataType.INT64)), 1)
+        if width == heads.size:
+            return out, g.op("Slice", key, g.integers(0), rows, g.integers(2))
+        ends = g.op("Concat", rows, g.integers(heads.size), axis=0)
+        keys = g.op("Slice", key, g.integers(0, 0), ends, g.integers(2, 3))
+        return _resize_heads(g, out, width, heads.size), keys
+
+
+def _resize_heads(g: GraphBuilder, x: ir.Value, size: int, new_size: int) -> ir.Value:
+    """Cuts every head of (1, rows, heads * size) activations to ``new_size``, or fills it up with zeros."""
+    if new_size == size:
+        return x
+    per_head = g.reshape(x, 0, 0, -1, size)
+    if new_size < size:
+        resized = g.op("Slice", per_head, g.integers(0), g.integers(new_size), g.integers(3))
+    else:
+        resized = g.op("Pad", per_head, g.integers(0, new_size - size), None, g.integers(3))
+    return g.reshape(resized, 0, 0, -1)
 
 
 _DIALECTS: dict[str, type[OrtDialect]] = {OrtDialect.name: OrtDialect}
