@@ -8,7 +8,7 @@ OUT ?= demo-output
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check clean setup
+.PHONY: setup demo test check clean bundle
 
 setup: $(STAMP)
 
@@ -33,3 +33,7 @@ check: $(STAMP)
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist *.egg-info
+
+# The bundle that ships in the package; run it when the checkpoint, the graphs or the bundle format change.
+bundle: $(STAMP)
+	$(BIN)/glimpse-export --model pocket --out models/glimpse_models/pocket/bundle --force

@@ -35,19 +35,29 @@ class Answer:
         self.finish_reason: str | None = None
         self._stop = stop
         self._tokenizer = tokenizer
-        self._pieces = self._decode(tokens)
-        self._text = ""
+        self._pieces: list[str] = []
+        self._given = 0
+        self._source = self._decode(tokens)
 
     def __iter__(self) -> Iterator[str]:
-        """Yields the pieces that were not yielded yet."""
-        return self._pieces
+        """Yields the pieces that were not yielded yet, decoding as it goes."""
+        while self._given < len(self._pieces) or self._advance():
+            self._given += 1
+            yield self._pieces[self._given - 1]
 
     @property
     def text(self) -> str:
         """The whole answer; decodes what is still missing."""
-        for _ in self._pieces:
+        while self._advance():
             pass
-        return self._text
+        return "".join(self._pieces)
+
+    def _advance(self) -> bool:
+        """Decodes until there is one more piece; False when the answer is complete."""
+        piece = next(self._source, None)
+        if piece is not None:
+            self._pieces.append(piece)
+        return piece is not None
 
     def _decode(self, tokens: Iterator[int]) -> Iterator[str]:
         stream = self._tokenizer.stream() if self._tokenizer else None
@@ -56,18 +66,11 @@ class Answer:
             if token in self._stop:
                 self.finish_reason = "stop"
             elif stream is not None and (piece := stream.push(token)):
-                self._text += piece
                 yield piece
         if self.finish_reason is None:
             self.finish_reason = "length"
         if self._tokenizer is not None:
-            yield from self._rest()
-
-    def _rest(self) -> Iterator[str]:
-        """Yields what a stream holds back at the end: bytes that never became a whole character."""
-        assert self._tokenizer is not None
-        whole = self._tokenizer.decode([token for token in self.token_ids if token not in self._stop])
-        if whole.startswith(self._text) and len(whole) > len(self._text):
-            rest = whole[len(self._text) :]
-            self._text = whole
-            yield rest
+            # What the stream still holds back at the end: bytes that never became a whole character.
+            whole = self._tokenizer.decode([token for token in self.token_ids if token not in self._stop])
+            if rest := whole[len("".join(self._pieces)) :]:
+                yield rest

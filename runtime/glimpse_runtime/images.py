@@ -15,7 +15,7 @@ from glimpse_runtime.types import Array, ByteArray
 ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | Array
 
 _ACCEPTED = "a path, the bytes of a JPEG/PNG/WebP/BMP file, a PIL image, or a numpy array (height, width[, 3])"
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "MPO")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _LARGEST_PIXELS = 178_956_970
 
 _ENCODINGS: dict[str, tuple[int, Callable[[ByteArray], ByteArray]]] = {

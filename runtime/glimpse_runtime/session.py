@@ -4,6 +4,7 @@ import dataclasses
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 
@@ -64,7 +65,7 @@ class Session:
         self._pipeline: Pipeline | None = pipeline
         self._tokenizer = Tokenizer(bundle.path("tokenizer.json")) if manifest.prompt else None
         self._lock = threading.Lock()
-        self._requests = 0
+        self._unfinished: weakref.ref[Answer] | None = None
         self._image_rules = manifest.images
         if max_pixels is not None:
             smallest = (manifest.images.patch_size * manifest.images.merge_size) ** 2
@@ -86,7 +87,8 @@ class Session:
         """Asks a question about zero or more images.
 
         Everything is checked before anything is computed. The call returns when the first token is known; the
-        rest is decoded while the answer is iterated.
+        rest is decoded while the answer is iterated. An earlier answer that is still held but not complete is
+        completed first; one that was dropped costs nothing more.
 
         Args:
             images: an image (path, bytes, PIL image, (height, width[, channels]) uint8 array), a sequence of them,
@@ -181,21 +183,27 @@ class Session:
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens must be at least 1, found {max_new_tokens}")
         pipeline = self._open_pipeline()
+        self._finish_earlier_answer()
         with self._turn():
-            self._requests += 1
             visual = [pipeline.encode(image, stats) for image in patches]
             logits, report = pipeline.prefill(prompt, visual, pruning, stats)
             first = int(logits.argmax())
         stats.ttft_ms = (time.perf_counter() - start) * 1e3
         stats.prompt_tokens = len(prompt.ids)
         stop = frozenset(self.bundle.manifest.tokens.eos if eos is None else eos)
-        tokens = self._generate(first, stop, max_new_tokens, stats, self._requests)
+        tokens = self._generate(first, stop, max_new_tokens, stats)
         sizes = tuple(image.original_size for image in patches)
-        return Answer(tokens, stop, self._tokenizer, report, stats, sizes)
+        answer = Answer(tokens, stop, self._tokenizer, report, stats, sizes)
+        self._unfinished = weakref.ref(answer)
+        return answer
 
-    def _generate(
-        self, token: int, stop: frozenset[int], max_new_tokens: int, stats: Stats, request: int
-    ) -> Iterator[int]:
+    def _finish_earlier_answer(self) -> None:
+        """Decodes the rest of an earlier answer that somebody still holds: its KV cache is about to be reused."""
+        earlier = self._unfinished() if self._unfinished else None
+        if earlier is not None:
+            _ = earlier.text
+
+    def _generate(self, token: int, stop: frozenset[int], max_new_tokens: int, stats: Stats) -> Iterator[int]:
         """Yields greedy tokens, the one that stops the answer included."""
         for count in range(1, max_new_tokens + 1):
             stats.new_tokens = count
@@ -204,8 +212,6 @@ class Session:
             if token in stop or count == max_new_tokens or pipeline.room == 0:
                 return
             with self._turn():
-                if request != self._requests:
-                    raise SessionError("this answer was left unfinished and a newer question took over the session")
                 token = int(pipeline.decode(token, stats).argmax())
 
     def _turn(self) -> "_Turn":

@@ -1,0 +1,108 @@
+"""The command ``glimpse-export``: a thin skin over ``plan`` and ``export``."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from glimpse_models import MODELS
+from glimpse_runtime import terminal
+
+_COUNT = click.IntRange(min=1)
+
+
+def _print_version(context: click.Context, option: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        from glimpse_runtime._version import __version__
+        from glimpse_runtime.manifest import FORMAT_VERSION
+
+        click.echo(f"glimpse-edge {__version__}, bundle format {FORMAT_VERSION}")
+        context.exit()
+
+
+def _print_models(context: click.Context, option: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        for facts in MODELS.values():
+            click.echo(f"{facts.name:<16}{facts.base}\n{'':<16}adapter {facts.adapter}\n{'':<16}{facts.licence}")
+        context.exit()
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option(
+    "--model",
+    required=True,
+    metavar="NAME|HUB-ID|FOLDER",
+    help="What to export; --list shows the names. A folder holds Hugging Face files.",
+)
+@click.option("--adapter", metavar="HUB-ID|FOLDER", help="GlimpsePrune adapter: config.json and new_modules_gp.pt.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="BUNDLE",
+    help="Folder to write; by default MODEL-bundle.",
+)
+@click.option("--max-context", type=_COUNT, help="Rows of the KV cache; by default 4096 or the model's limit.")
+@click.option("--max-visual-tokens", type=_COUNT, help="Largest image in visual tokens; by default what fits.")
+@click.option("--no-tokenizer", is_flag=True, help="Make a bundle that takes token ids only.")
+@click.option("--dialect", default="ort", help="Family of inference engines the graphs are written for.")
+@click.option("--dry-run", is_flag=True, help="Check everything and print graphs, shapes and sizes; write nothing.")
+@click.option("--force", is_flag=True, help="Replace a bundle that is already there.")
+@click.option("--debug", is_flag=True, help="Show where an error comes from.")
+@click.option(
+    "--list",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_models,
+    help="Print the models known by name and exit.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version and exit.",
+)
+def run(**options: Any) -> None:
+    """Exports a vision-language model with a GlimpsePrune adapter to a bundle for glimpse-run.
+
+    The bundle's folder goes to standard output, progress to standard error.
+    """
+    export_model(options)
+
+
+def export_model(options: dict[str, Any]) -> None:
+    """Plans, and unless it is a dry run writes the bundle."""
+    try:
+        from glimpse_export import ExportOptions, export, plan
+    except ImportError as error:
+        raise click.ClickException(f'{error.name} is not installed; run: pip install "glimpse-edge[export]"') from None
+    request = ExportOptions(
+        model=options["model"],
+        adapter=options["adapter"],
+        dialect=options["dialect"],
+        max_context=options["max_context"],
+        max_visual_tokens=options["max_visual_tokens"],
+        tokenizer=not options["no_tokenizer"],
+        force=options["force"],
+    )
+    if options["dry_run"]:
+        click.echo(plan(request).describe())
+        return
+    out = options["out"] or Path(f"{Path(options['model']).name}-bundle")
+    folder = export(request, out, _progress)
+    size_bytes = sum(path.stat().st_size for path in folder.iterdir())
+    terminal.note(f"wrote {len(list(folder.glob('*.onnx')))} graphs, {size_bytes / 1e6:,.1f} MB")
+    click.echo(folder)
+
+
+def _progress(message: str) -> None:
+    if sys.stderr.isatty():
+        terminal.note(message)
+
+
+def main() -> None:
+    """Entry point of ``glimpse-export``."""
+    terminal.run(run)

@@ -1,0 +1,161 @@
+"""The command ``glimpse-run``: a thin skin over ``load`` and ``ask``."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from glimpse_runtime import terminal
+
+if TYPE_CHECKING:
+    from glimpse_runtime.answer import Answer
+    from glimpse_runtime.session import Session
+
+_RATIO = click.FloatRange(0.0, 1.0)
+_COUNT = click.IntRange(min=1)
+
+
+def _print_version(context: click.Context, option: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        from glimpse_runtime import __version__
+        from glimpse_runtime.backends import BACKENDS
+        from glimpse_runtime.manifest import FORMAT_VERSION
+
+        click.echo(f"glimpse-edge {__version__}, bundle format {FORMAT_VERSION}, backends: {', '.join(BACKENDS)}")
+        context.exit()
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.argument("words", nargs=-1, required=True, metavar="[IMAGE]... QUESTION")
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    envvar="GLIMPSE_BUNDLE",
+    show_envvar=True,
+    metavar="DIR",
+    help="Bundle made by glimpse-export. Without it: the packaged pocket model.",
+)
+@click.option("--max-keep-ratio", type=_RATIO, help="Keep at most this share of the visual tokens.")
+@click.option("--threshold", type=_RATIO, help="Keep a visual token when its score is greater.")
+@click.option("--no-prune", is_flag=True, help="Run the plain model, all visual tokens kept.")
+@click.option("--max-new-tokens", type=_COUNT, default=128, help="Longest answer.")
+@click.option("--max-pixels", type=_COUNT, help="Shrink images to at most this many pixels.")
+@click.option("--system", metavar="TEXT", help="System message instead of the model's own.")
+@click.option(
+    "--overlay",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a picture of what was kept (.png, .jpg, .webp).",
+)
+@click.option("--stats", is_flag=True, help="Print stage times and kept tokens on standard error.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the text.")
+@click.option("--threads", type=_COUNT, help="CPU threads per operator; without it the engine chooses.")
+@click.option("--verify", is_flag=True, help="Hash every file of the bundle first.")
+@click.option("--debug", is_flag=True, help="Show where an error comes from.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version and exit.",
+)
+def run(words: tuple[str, ...], **options: Any) -> None:
+    """Asks QUESTION about no, one or several IMAGEs.
+
+    The answer goes to standard output, everything else to standard error.
+    """
+    images, question = list(words[:-1]), words[-1]
+    if not images and Path(question).is_file():
+        raise click.UsageError(f"{question!r} is a file; give a question after it")
+    answer_question(images, question, options)
+
+
+def answer_question(images: list[str], question: str, options: dict[str, Any]) -> None:
+    """Loads the bundle, asks, and prints what was asked for."""
+    from glimpse_runtime import Pruning, load, overlay
+    from glimpse_runtime.images import read_image
+
+    picture: Path | None = options["overlay"]
+    if picture is not None:
+        if not images:
+            raise click.UsageError("--overlay needs an image")
+        overlay.check_path(picture)
+    request = Pruning(
+        enabled=not options["no_prune"],
+        threshold=options["threshold"],
+        max_keep_ratio=options["max_keep_ratio"],
+    )
+    if options["bundle"] is None:
+        terminal.note("using the packaged pocket model, a tiny one for trying things out; --bundle names another")
+    frames = [read_image(image) for image in images]
+    with load(
+        options["bundle"],
+        threads=options["threads"],
+        max_pixels=options["max_pixels"],
+        verify=options["verify"],
+    ) as vlm:
+        answer = vlm.ask(
+            frames,
+            question,
+            pruning=request,
+            max_new_tokens=options["max_new_tokens"],
+            system=options["system"],
+        )
+        if not options["as_json"]:
+            for piece in answer:
+                click.echo(piece, nl=False)
+            click.echo()
+        else:
+            click.echo(json.dumps(as_dict(vlm, answer), ensure_ascii=False))
+    if picture is not None:
+        masks = answer.pruning.keep_masks
+        sheet = [overlay.draw(frame, mask) for frame, mask in zip(frames, masks, strict=True)]
+        overlay.save(overlay.side_by_side(sheet), picture)
+    if options["stats"]:
+        terminal.note(as_table(answer))
+
+
+def as_dict(vlm: "Session", answer: "Answer") -> dict[str, Any]:
+    """Returns the stable object that ``--json`` prints."""
+    text, report, stats = answer.text, answer.pruning, answer.stats
+    return {
+        "answer": text,
+        "finish_reason": answer.finish_reason,
+        "model": vlm.bundle.manifest.model.name,
+        "pruning": {
+            "method": report.method,
+            "threshold": report.threshold,
+            "max_keep_ratio": report.max_keep_ratio,
+            "kept": report.kept,
+            "total": report.total,
+            "reason": report.reason,
+            "keep_masks": [mask.astype(int).tolist() for mask in report.keep_masks],
+        },
+        "stats": {
+            "ttft_ms": round(stats.ttft_ms, 3),
+            "stage_ms": {name: round(spent, 3) for name, spent in stats.stage_ms.items()},
+            "prompt_tokens": stats.prompt_tokens,
+            "new_tokens": stats.new_tokens,
+            "decode_tokens_per_s": round(stats.decode_tokens_per_s, 1),
+        },
+    }
+
+
+def as_table(answer: "Answer") -> str:
+    """Returns the lines that ``--stats`` prints."""
+    report, stats = answer.pruning, answer.stats
+    rows = [(name, f"{spent:9.1f} ms") for name, spent in stats.stage_ms.items()]
+    rows.append(("first token", f"{stats.ttft_ms:9.1f} ms"))
+    rows.append(("decode speed", f"{stats.decode_tokens_per_s:9.1f} tokens/s"))
+    rows.append(("prompt tokens", f"{stats.prompt_tokens:9d}"))
+    rows.append(("new tokens", f"{stats.new_tokens:9d} ({answer.finish_reason})"))
+    kept = f"{report.kept:9d} of {report.total} ({report.kept_ratio:.1%}), method {report.method}"
+    rows.append(("visual kept", kept + (f": {report.reason}" if report.reason else "")))
+    return "\n".join(f"{name:<15}{value}" for name, value in rows)
+
+
+def main() -> None:
+    """Entry point of ``glimpse-run``."""
+    terminal.run(run)

@@ -1,0 +1,49 @@
+"""What all commands do alike: exit codes, one-line errors, and tracebacks only on request."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from glimpse_runtime.errors import GlimpseError
+
+FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+
+
+def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command and exits: 0 done, 1 failure, 2 usage, 130 interrupted.
+
+    Errors are one line on standard error; ``--debug`` shows where they come from.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    try:
+        command.main(args=words, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read the output is gone; keep Python from complaining when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILURE)
+    except GlimpseError as error:
+        if debug:
+            raise
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(FAILURE)
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(f"Error: {type(error).__name__}: {error} (a bug: run again with --debug and report it)", err=True)
+        sys.exit(FAILURE)
+    sys.exit(0)
+
+
+def note(message: str) -> None:
+    """Prints a remark on standard error."""
+    click.echo(message, err=True)

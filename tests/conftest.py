@@ -1,0 +1,86 @@
+"""Fixtures that several test files share."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = Path(__file__).parent / "golden" / "modelA"
+
+# Bundles are marked as verified in a cache folder; tests must not touch the user's.
+os.environ["GLIMPSE_CACHE"] = str(Path(__file__).parent / ".cache")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """A model folder: base/, adapter/, cases/, images/."""
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def golden_bundle(tmp_path_factory: pytest.TempPathFactory, golden: Path) -> Path:
+    """The golden model as a bundle without a tokenizer."""
+    pytest.importorskip("onnx_ir")
+    from glimpse_export import ExportOptions, export
+
+    out = tmp_path_factory.mktemp("golden") / "bundle"
+    options = ExportOptions(str(golden / "base"), str(golden / "adapter"), tokenizer=False)
+    return export(options, out)
+
+
+@pytest.fixture(scope="session")
+def pocket() -> Iterator[object]:
+    """A session of the packaged pocket model."""
+    from glimpse_runtime import load
+
+    with load() as vlm:
+        yield vlm
+
+
+@pytest.fixture
+def photo() -> np.ndarray:
+    """A small picture with structure, (168, 224, 3) uint8."""
+    rows, columns = np.mgrid[:168, :224]
+    return np.stack([rows, columns, (rows * columns) % 251], axis=-1).astype(np.uint8)
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """Runs a module of this checkout as a command: command("glimpse_runtime.cli", "--help")."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(str(ROOT / root) for root in ("runtime", "export", "models", "plugins")),
+        "GLIMPSE_CACHE": str(tmp_path_factory.mktemp("cache")),
+    }
+    environment.pop("GLIMPSE_BUNDLE", None)
+
+    def run(module: str, *words: str | Path, **changes: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", f"from {module} import main; main()", *map(str, words)],
+            capture_output=True,
+            text=True,
+            env={**environment, **changes},
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+def assert_one_clear_line(done: subprocess.CompletedProcess[str], *parts: str, code: int = 1) -> None:
+    """A failed command: the exit code, no answer, no traceback, one line of error that holds ``parts``."""
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1, done.stderr
+    for part in parts:
+        assert part in errors[0]

@@ -1,0 +1,140 @@
+"""``glimpse-run`` as a user sees it: answers on standard output, one clear line for every mistake."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Command, assert_one_clear_line
+from PIL import Image
+
+RUN = "glimpse_runtime.cli"
+QUESTION = "What colour is the circle?"
+
+
+@pytest.fixture
+def image(photo: np.ndarray, tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    Image.fromarray(photo).save(path)
+    return path
+
+
+def test_answer_on_stdout_and_note_on_stderr(command: Command, image: Path) -> None:
+    done = command(RUN, image, QUESTION)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    assert done.stdout.count("\n") == 1
+    assert "packaged pocket model" in done.stderr
+
+
+def test_json_is_one_object(command: Command, image: Path) -> None:
+    done = command(RUN, image, image, QUESTION, "--json", "--max-keep-ratio", "0.1")
+    data = json.loads(done.stdout)
+    assert set(data) == {"answer", "finish_reason", "model", "pruning", "stats"}
+    assert data["pruning"]["kept"] <= 0.1 * data["pruning"]["total"]
+    assert len(data["pruning"]["keep_masks"]) == 2
+    assert data["stats"]["stage_ms"]["vision"] > 0
+
+
+def test_stats_and_pruning_options(command: Command, image: Path) -> None:
+    done = command(RUN, image, QUESTION, "--stats", "--no-prune")
+    assert "visual kept" in done.stderr
+    assert "pruning was switched off" in done.stderr
+    done = command(RUN, image, QUESTION, "--json", "--threshold", "0", "--max-keep-ratio", "1")
+    pruning = json.loads(done.stdout)["pruning"]
+    assert pruning["kept"] == pruning["total"] > 0
+    done = command(RUN, image, QUESTION, "--json", "--max-new-tokens", "1")
+    assert json.loads(done.stdout)["stats"]["new_tokens"] == 1
+
+
+def test_text_alone(command: Command) -> None:
+    done = command(RUN, "Hello there", "--max-new-tokens", "2", "--json")
+    assert json.loads(done.stdout)["pruning"]["reason"] == "the prompt has no image"
+
+
+def test_overlay_shows_kept_regions_untouched(command: Command, image: Path, photo: np.ndarray, tmp_path: Path) -> None:
+    out = tmp_path / "overlay.png"
+    done = command(RUN, image, QUESTION, "--overlay", out, "--json", "--max-keep-ratio", "0.2", "--threshold", "0")
+    mask = np.array(json.loads(done.stdout)["pruning"]["keep_masks"][0], bool)
+    found = np.asarray(Image.open(out))
+    assert found.shape == photo.shape
+    cell = np.array(photo.shape[:2]) / mask.shape
+    row, column = ((np.argwhere(mask)[0] + 0.5) * cell).astype(int)
+    assert np.array_equal(found[row, column], photo[row, column])
+    row, column = ((np.argwhere(~mask)[-1] + 0.5) * cell).astype(int)
+    assert found[row, column].sum() < 0.6 * photo[row, column].sum()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["overlay.png", "photo.png"]
+
+
+def test_bundle_from_the_environment(command: Command, image: Path, tmp_path: Path) -> None:
+    assert_one_clear_line(command(RUN, image, QUESTION, GLIMPSE_BUNDLE=str(tmp_path / "x")), "there is no bundle at")
+
+
+def test_help_and_version(command: Command) -> None:
+    done = command(RUN, "--help")
+    assert done.returncode == 0
+    assert "--max-keep-ratio" in done.stdout
+    assert "bundle format 1" in command(RUN, "--version").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ([], "Missing argument"),
+        (["{image}"], "is a file; give a question after it"),
+        (["{image}", "q", "--treshold", "0.5"], "--threshold"),
+        (["{image}", "q", "--threshold", "2"], "0.0<=x<=1.0"),
+        (["{image}", "q", "--max-new-tokens", "0"], "x>=1"),
+        (["question", "--overlay", "o.png"], "--overlay needs an image"),
+    ],
+)
+def test_usage_mistakes_exit_with_2(command: Command, image: Path, words: list[str], part: str) -> None:
+    done = command(RUN, *[word.format(image=image) for word in words])
+    assert_one_clear_line(done, code=2)
+    assert part in done.stderr
+
+
+def test_every_kind_of_bad_image(command: Command, tmp_path: Path) -> None:
+    bad = {"empty.png": b"", "text.jpg": b"this is no picture", "cut.png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0"}
+    for name, content in bad.items():
+        (tmp_path / name).write_bytes(content)
+    for name in [*bad, "missing.png", "."]:
+        assert_one_clear_line(command(RUN, tmp_path / name, QUESTION), str(tmp_path / name))
+
+
+def test_overlay_that_cannot_be_written_is_refused_first(command: Command, image: Path, tmp_path: Path) -> None:
+    for name in ("none/overlay.png", "overlay.txt", "overlay"):
+        assert_one_clear_line(command(RUN, image, QUESTION, "--overlay", tmp_path / name), "cannot write")
+
+
+def test_damaged_bundle_and_long_prompt(command: Command, image: Path, golden_bundle: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(golden_bundle, tmp_path / "bundle"))
+    assert_one_clear_line(command(RUN, image, QUESTION, "--bundle", bundle), "no tokenizer")
+    (bundle / "vision.data").write_bytes(b"short")
+    assert_one_clear_line(command(RUN, image, QUESTION, "--bundle", bundle), "vision.data has 5 bytes")
+    assert_one_clear_line(command(RUN, image, "word " * 20_000), "rows of context", "--max-context")
+    done = command(RUN, image, QUESTION, "--bundle", bundle, "--debug")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_without_onnxruntime_it_says_what_to_install(command: Command, image: Path, tmp_path: Path) -> None:
+    (tmp_path / "block").mkdir()
+    (tmp_path / "block" / "onnxruntime.py").write_text("raise ImportError('blocked')")
+    import os
+
+    from conftest import ROOT
+
+    roots = [str(tmp_path / "block"), *(str(ROOT / root) for root in ("runtime", "models"))]
+    done = command(RUN, image, QUESTION, PYTHONPATH=os.pathsep.join(roots))
+    assert_one_clear_line(done, 'pip install "glimpse-edge[cpu]"')
+
+
+def test_help_starts_without_the_heavy_imports(command: Command) -> None:
+    start = time.perf_counter()
+    command(RUN, "--help")
+    assert time.perf_counter() - start < 5  # speed itself is measured in benchmarks/
+    done = command("light_probe", PYTHONPATH=str(Path(__file__).parent) + ":" + str(Path(__file__).parents[1] / "runtime"))
+    assert done.stdout.split() == []

@@ -1,0 +1,64 @@
+"""Cutting chat templates: pieces that compose to what the template renders, or a refusal."""
+
+import pytest
+
+pytest.importorskip("jinja2")
+
+from glimpse_export.errors import UnsupportedError
+from glimpse_export.template import compose, cut_template
+
+QWEN = (
+    "{% set image_count = namespace(value=0) %}{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "{% endif %}<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for content in message['content'] %}{% if content['type'] == 'image' %}"
+    "{% set image_count.value = image_count.value + 1 %}{% if add_vision_id %}Picture {{ image_count.value }}: "
+    "{% endif %}<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}"
+    "{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+NO_SYSTEM = (
+    "{% for m in messages %}{% for c in m['content'] %}{% if loop.first %}[{{ m['role'] }}]{% endif %}"
+    "{% if c['type'] == 'image' %}<img>{% else %}{{ c['text'] }}{% endif %}{% endfor %}[/]{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+def say(role: str, *content: str) -> dict:
+    return {
+        "role": role,
+        "content": [{"type": "image"} if part == "IMAGE" else {"type": "text", "text": part} for part in content],
+    }
+
+
+def test_qwen_template() -> None:
+    pieces = cut_template(QWEN, "here")
+    assert pieces.default_system == "You are a helpful assistant."
+    assert pieces.image == "<|vision_start|><|image_pad|><|vision_end|>"
+    assert compose(pieces, [say("user", "IMAGE", "Why?")]) == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        "<|vision_start|><|image_pad|><|vision_end|>Why?<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_template_without_a_system_message() -> None:
+    pieces = cut_template(NO_SYSTEM, "here")
+    assert pieces.default_system is None
+    turns = [say("system", "s"), say("user", "IMAGE", "IMAGE", "q"), say("assistant", "a"), say("user", "r")]
+    assert compose(pieces, turns) == "[system]s[/][user]<img><img>q[/][assistant]a[/][user]r[/][assistant]"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ messages | length }}",
+        QWEN.replace("{{ content['text'] }}", "{{ content['text'] | upper }}"),
+        QWEN.replace("{{ content['text'] }}", "{{ content['text'] | trim }}"),
+        "{% for m in messages %}",
+        "{{ raise_exception('no') }}",
+        "{{ messages[0].nothing.at_all }}",
+    ],
+)
+def test_templates_that_do_not_compose_are_refused(source: str) -> None:
+    with pytest.raises(UnsupportedError, match="here: the chat template"):
+        cut_template(source, "here")
