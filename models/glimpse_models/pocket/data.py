@@ -18,7 +18,7 @@ from glimpse_models.pocket.config import CELL, PATCH, special_id
 from glimpse_models.pocket.questions import TYPES, Question, ask
 from glimpse_models.pocket.scenes import Box, Scene, SceneObject, make_scene
 from glimpse_models.pocket.sprites import COLOURS, KINDS
-from glimpse_models.pocket.texts import DIGITS, LETTERS, Split
+from glimpse_models.pocket.texts import DIGITS, LETTERS, LONGEST_TEXT, Split
 from glimpse_models.pocket.tokenizer import END_OF_TEXT, TURN_END, build_tokenizer, prompt_parts
 
 QUESTIONS = 8
@@ -27,8 +27,8 @@ SEGMENT = 20
 """Tokens reserved for a question with its answer."""
 IGNORED = -100
 CHARACTERS = DIGITS + LETTERS
-DENSE_CLASSES = (1 + len(KINDS), 1 + len(COLOURS), 1 + len(CHARACTERS))
-"""Classes of the three dense targets (kind, colour, character); 0 is none."""
+DENSE_CLASSES = (1 + len(KINDS), 1 + len(COLOURS), 1 + len(CHARACTERS), 1 + LONGEST_TEXT)
+"""Classes of the dense targets: kind, colour, character, and its place in the text; 0 is none."""
 TURNS = {"count": 2, "word": 3, "number": 3}
 """How often the harder question types are asked, per turn of the others."""
 _BORDER = 4
@@ -43,7 +43,7 @@ class Batch(NamedTuple):
         labels: The same shape: the token to predict at each place, or ``IGNORED``.
         last: (batch, questions) index of the last prompt token.
         types: (batch, questions) index into ``TYPES``.
-        dense: (batch, 3, patch rows, patch columns) kind, colour and character of each patch.
+        dense: (batch, targets, patch rows, patch columns) class of each patch for each dense target.
         relevant: (batch, questions, rows, columns) visual tokens that the answer's boxes touch.
     """
 
@@ -111,8 +111,8 @@ def relevant_tokens(boxes: Sequence[Box], rows: int, columns: int) -> npt.NDArra
 
 
 def dense_targets(objects: Sequence[SceneObject], height: int, width: int) -> npt.NDArray[np.int64]:
-    """Name what each patch shows: kind, colour and character, (3, patch rows, patch columns), 0 for nothing."""
-    target = np.zeros((3, height // PATCH, width // PATCH), np.int64)
+    """Name what each patch shows, (targets, patch rows, patch columns), in the order of ``DENSE_CLASSES``."""
+    target = np.zeros((len(DENSE_CLASSES), height // PATCH, width // PATCH), np.int64)
     names = list(COLOURS)
     for item in objects:
         left, top, right, bottom = item.box
@@ -120,10 +120,10 @@ def dense_targets(objects: Sequence[SceneObject], height: int, width: int) -> np
         first_column, last_column = (max(0, round(x / PATCH)) for x in (left + _BORDER, right - _BORDER))
         area = target[:, first_row:last_row, first_column:last_column]
         area[0], area[1] = 1 + KINDS.index(item.kind), 1 + names.index(item.colour)
-        for character, x, y in item.glyphs:
+        for place, (character, x, y) in enumerate(item.glyphs, 1):
             row, column = int(y // PATCH), int(x // PATCH)
             if row < target.shape[1] and column < target.shape[2]:
-                target[2, row, column] = 1 + CHARACTERS.index(character)
+                target[2:, row, column] = 1 + CHARACTERS.index(character), place
     return target
 
 

@@ -17,13 +17,14 @@ def dense_loss(logits: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         logits: (batch, tokens, 4 * classes), a token's four patches row by row.
-        dense: (batch, 3, patch rows, patch columns).
+        dense: (batch, targets, patch rows, patch columns).
 
     Returns:
-        The sum of the three weighted cross entropies, and the accuracy on patches with a character.
+        The sum of the weighted cross entropies, and the accuracy on patches with a character.
     """
-    batch, _, height, width = dense.shape
-    target = dense.view(batch, 3, height // 2, 2, width // 2, 2).permute(1, 0, 2, 4, 3, 5).reshape(3, -1)
+    batch, targets, height, width = dense.shape
+    target = dense.view(batch, targets, height // 2, 2, width // 2, 2).permute(1, 0, 2, 4, 3, 5)
+    target = target.reshape(targets, -1)
     flat = logits.float().reshape(-1, sum(DENSE_CLASSES))
     parts = torch.split(flat, list(DENSE_CLASSES), -1)
     loss = torch.stack([_weighted(part, wanted) for part, wanted in zip(parts, target, strict=True)]).sum()

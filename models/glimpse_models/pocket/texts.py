@@ -12,6 +12,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DIGITS = "0123456789"
 NUMBER_LENGTH = 3
+LONGEST_TEXT = 6
 RANDOM_WORD_SHARE = 0.5
 
 _TRAIN_WORDS = """
@@ -56,7 +57,7 @@ def random_text(rng: Random, alphabet: str, length: int, split: Split) -> str:
 def sign_text(rng: Random, split: Split) -> str:
     """Draw what a sign says: a listed word of the split, or as often 3 to 6 random letters."""
     if rng.random() < RANDOM_WORD_SHARE:
-        return random_text(rng, LETTERS, rng.randint(3, 6), split)
+        return random_text(rng, LETTERS, rng.randint(3, LONGEST_TEXT), split)
     return rng.choice(WORDS[split])
 
 

@@ -91,6 +91,26 @@ def tallies(
     return result
 
 
+def layer_scan(reference: Reference, split: Split, images: int, seed: int) -> dict[str, Tally]:
+    """Drop all visual tokens, or all but the relevant ones, after each layer in turn.
+
+    Where dropping all of them costs little, the answer has already been read from the image, and pruning there would
+    prove nothing.
+    """
+    encoder = RowEncoder()
+    result: dict[str, Tally] = defaultdict(Tally)
+    for index in range(images):
+        rng = scene_rng(split, seed, index)
+        scene = make_scene(rng, *SIZES[index % len(SIZES)], split)
+        batch = collate(encoder, [(scene, ask(rng, scene.objects, QUESTIONS))])
+        boxes = batch.relevant[0].flatten(1)
+        result["all"].add(batch, reference.right(batch), None)
+        for layer in range(reference.config.layers - 1):
+            for name, keep in (("none", boxes & False), ("boxes", boxes)):
+                result[f"{name} after {layer}"].add(batch, reference.right(batch, keep, layer), keep)
+    return result
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m glimpse_models.pocket.validate", description=__doc__)
@@ -98,10 +118,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", choices=SPLITS, default="validation")
     parser.add_argument("--images", type=int, default=60, help="scenes, with eight questions each")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scan-layers", action="store_true", help="compare pruning layers instead of thresholds")
     options = parser.parse_args(arguments)
     model, modules = read_checkpoint(options.checkpoint)
-    result = tallies(Reference(PocketConfig(), model, modules), options.split, options.images, options.seed)
-    print(f"{'keep':15s}", *(f"{name:>8s}" for name in ("all", *TYPES, "kept", "recall")))
+    measure = layer_scan if options.scan_layers else tallies
+    result = measure(Reference(PocketConfig(), model, modules), options.split, options.images, options.seed)
+    print(f"{'kept tokens':15s}", *(f"{name:>8s}" for name in ("all", *TYPES, "kept", "recall")))
     for name, tally in result.items():
         print(f"{name:15s}", tally.line())
     return 0
