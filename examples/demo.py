@@ -1,6 +1,6 @@
 """Asks the questions of ``questions.json`` about the example images, with and without pruning, and draws what was kept.
 
-    python examples/demo.py [--bundle DIR] [--out FOLDER]
+python examples/demo.py [--bundle DIR] [--out FOLDER]
 """
 
 import json

@@ -26,6 +26,7 @@ def golden() -> Path:
 def golden_bundle(tmp_path_factory: pytest.TempPathFactory, golden: Path) -> Path:
     """The golden model as a bundle without a tokenizer."""
     pytest.importorskip("onnx_ir")
+    pytest.importorskip("torch")
     from glimpse_export import ExportOptions, export
 
     out = tmp_path_factory.mktemp("golden") / "bundle"
@@ -54,7 +55,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
-    """Runs a module of this checkout as a command: command("glimpse_runtime.cli", "--help")."""
+    """Runs the ``main`` of a module of this checkout as a command, with its words."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(ROOT / root) for root in ("runtime", "export", "models", "plugins")),

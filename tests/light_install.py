@@ -1,6 +1,6 @@
 """Run inside an environment that has only the wheel and its ``cpu`` extra: it must answer, and stay light.
 
-    python tests/light_install.py EXAMPLES_FOLDER
+python tests/light_install.py EXAMPLES_FOLDER
 """
 
 import json

@@ -92,7 +92,7 @@ def test_weight_types_and_shards_give_the_same_model(model: Path, tmp_path: Path
     for name in ("text.data", "vision.data", "embed_tokens.bin", "lower.onnx"):
         assert sha256_of(bundle / name) == sha256_of(golden_bundle / name), name
     (model / "base" / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="model-00002-of-00002.safetensors is missing"):
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors is missing"):
         plan(options(model))
 
 
@@ -109,7 +109,9 @@ def test_untied_head_is_used(model: Path, tmp_path: Path, golden_bundle: Path) -
     assert Bundle.open(bundle).manifest.embedding.dtype == "bfloat16"
     seen: list[np.ndarray] = []
     for folder in (golden_bundle, bundle):
-        with load(folder, trace=lambda name, value: seen.append(value.copy()) if name == "logits_step" else None) as vlm:
+        with load(
+            folder, trace=lambda name, value: seen.append(value.copy()) if name == "logits_step" else None
+        ) as vlm:
             vlm.ask_ids(None, [1, 2, 3], max_new_tokens=1)
     assert np.allclose(seen[0], -seen[1], atol=1e-5)
 
@@ -189,7 +191,9 @@ def test_missing_misshapen_unknown_and_broken_tensors(model: Path, tmp_path: Pat
             export(options(model), tmp_path / "out")
 
     spoil(lambda tensors: tensors.__delitem__(name), f"lacks tensor {name}")
-    spoil(lambda tensors: tensors.update({name: tensors[name].T.copy()}), r"has shape \(64, 128\), its config.json asks")
+    spoil(
+        lambda tensors: tensors.update({name: tensors[name].T.copy()}), r"has shape \(64, 128\), its config.json asks"
+    )
     spoil(lambda tensors: tensors.update({"model.layers.0.lora_A": tensors[name]}), "lora_A has no place")
     spoil(lambda tensors: tensors.update({name: tensors[name] * np.inf}), f"{name} holds values that are not finite")
     weights.write_bytes(good[: len(good) // 2])

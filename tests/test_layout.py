@@ -67,7 +67,8 @@ def test_an_answer_needs_no_heavy_library() -> None:
         "    sys.modules[name] = None\n"
         "import numpy as np, glimpse_runtime\n"
         "with glimpse_runtime.load() as vlm:\n"
-        "    print(len(vlm.ask(np.zeros((56, 56, 3), np.uint8), 'Is there a star?').token_ids) > 0)\n"
+        "    answer = vlm.ask(np.zeros((56, 56, 3), np.uint8), 'Is there a star?')\n"
+        "    print(answer.text is not None and len(answer.token_ids) > 0)\n"
     )
     path = ":".join(str(ROOT / root) for root in SOURCE_ROOTS)
     done = subprocess.run(

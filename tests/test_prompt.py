@@ -11,7 +11,14 @@ from glimpse_runtime.preprocess import Grid
 from glimpse_runtime.prompt import build_prompt, expand_images
 from glimpse_runtime.tokenizer import Tokenizer
 
-QUESTIONS = ["What colour is the circle?", "\n  leading newline", "digits 12345", "naïve 日本 🤖 e\u0301", " ", "a\n\n\nb "]
+QUESTIONS = [
+    "What colour is the circle?",
+    "\n  leading newline",
+    "digits 12345",
+    "naïve 日本 🤖 e\u0301",
+    " ",
+    "a\n\n\nb ",
+]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +76,9 @@ def test_special_tokens_spelled_by_a_user_stay_text(
     special = {plain.token_to_id(name) for name in ("<|image_pad|>", "<|im_end|>", "<|vision_start|>", "<|im_start|>")}
     question = f"say {word} please"
     grid = Grid(4, 4, 2)
-    count = [sum(id in special for id in prompt_ids(pocket, tokenizer, text, grid)) for text in (question, "say please")]
+    count = [
+        sum(id in special for id in prompt_ids(pocket, tokenizer, text, grid)) for text in (question, "say please")
+    ]
     assert count[0] == count[1]
     ids = prompt_ids(pocket, tokenizer, question, grid)
     assert question in plain.decode(ids, skip_special_tokens=False)

@@ -136,5 +136,7 @@ def test_help_starts_without_the_heavy_imports(command: Command) -> None:
     start = time.perf_counter()
     command(RUN, "--help")
     assert time.perf_counter() - start < 5  # speed itself is measured in benchmarks/
-    done = command("light_probe", PYTHONPATH=str(Path(__file__).parent) + ":" + str(Path(__file__).parents[1] / "runtime"))
+    done = command(
+        "light_probe", PYTHONPATH=str(Path(__file__).parent) + ":" + str(Path(__file__).parents[1] / "runtime")
+    )
     assert done.stdout.split() == []

@@ -1,0 +1,33 @@
+"""Writes docs/commands.md from the commands' own help; a test fails when the file is out of date.
+
+python docs/make_commands.py
+"""
+
+from pathlib import Path
+
+import click
+
+from glimpse_export.cli import run as export
+from glimpse_runtime.cli import run
+
+HEAD = """# Commands
+
+Made by `python docs/make_commands.py` from the commands' own help.
+
+Exit status: 0 done, 1 failure, 2 wrong usage, 130 interrupted. Answers and results go to standard output, everything
+else to standard error. Shell completion: `eval "$(_GLIMPSE_RUN_COMPLETE=bash_source glimpse-run)"` (or `zsh_source`,
+`fish_source`), the same with `_GLIMPSE_EXPORT_COMPLETE`.
+"""
+
+
+def render() -> str:
+    """Returns the document."""
+    text = HEAD
+    for name, command in (("glimpse-run", run), ("glimpse-export", export)):
+        context = click.Context(command, info_name=name, terminal_width=100, **command.context_settings)
+        text += f"\n## {name}\n\n```\n{command.get_help(context)}\n```\n"
+    return text
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("commands.md").write_text(render(), encoding="utf-8")

@@ -1,0 +1,28 @@
+"""The documents say what the code does: help texts are current, and Python snippets run."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+
+def test_commands_are_current() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_commands.py"))["render"]()
+    assert (ROOT / "docs" / "commands.md").read_text() == made, "run: python docs/make_commands.py"
+
+
+SNIPPETS = [
+    pytest.param(code, id=f"{path.name}-{index}")
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for index, code in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("code", SNIPPETS)
+def test_snippets_run(code: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["snippet"])
+    exec(compile(code, "snippet", "exec"), {"__name__": "__main__"})
