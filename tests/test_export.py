@@ -300,6 +300,8 @@ def test_command_dry_run_writes_nothing(command: Command, model: Path, tmp_path:
 def test_command_mistakes(command: Command) -> None:
     assert_one_clear_line(command(EXPORT, "--model", "poket"), "did you mean pocket?")
     assert_one_clear_line(command(EXPORT), "--model", code=2)
+    offline = command(EXPORT, "--model", "nobody/no-such-model", HF_HUB_OFFLINE="1")
+    assert_one_clear_line(offline, "cannot download nobody/no-such-model", "give a local folder")
     done = command(EXPORT, "--list")
     assert "qwen2.5-vl-3b" in done.stdout
     assert "Research" in done.stdout

@@ -40,6 +40,9 @@ def test_every_package_is_typed() -> None:
 
 @pytest.mark.parametrize("package", [glimpse_runtime, glimpse_export])
 def test_public_names_exist_and_are_all(package: object) -> None:
+    if package is glimpse_export:
+        pytest.importorskip("onnx_ir")
+        pytest.importorskip("ml_dtypes")
     names = list(package.__all__)  # type: ignore[attr-defined]
     assert names == sorted(names, key=lambda name: (name.startswith("__"), name)) or names == sorted(names)
     for name in names:

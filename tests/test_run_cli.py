@@ -132,6 +132,26 @@ def test_without_onnxruntime_it_says_what_to_install(command: Command, image: Pa
     assert_one_clear_line(done, 'pip install "glimpse-edge[cpu]"')
 
 
+def test_interruption_and_bugs_have_their_exit_codes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from glimpse_runtime import cli, terminal
+
+    for error, code, line in (
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ZeroDivisionError("x"), 1, "a bug: run again"),
+    ):
+
+        def fail(*unused: object, error: BaseException = error) -> None:
+            raise error
+
+        monkeypatch.setattr(cli, "answer_question", fail)
+        with pytest.raises(SystemExit) as caught:
+            terminal.run(cli.run, ["a.png", "q"])
+        assert caught.value.code == code
+        assert line in capsys.readouterr().err
+
+
 def test_help_starts_without_the_heavy_imports(command: Command) -> None:
     start = time.perf_counter()
     command(RUN, "--help")

@@ -1,6 +1,5 @@
 """What all commands do alike: exit codes, one-line errors, and tracebacks only on request."""
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -27,10 +26,6 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read the output is gone; keep Python from complaining when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILURE)
     except GlimpseError as error:
         if debug:
             raise
