@@ -68,8 +68,12 @@ def run_model(folder: Path, dialect: str = "ort") -> Iterator[CaseResult]:
 def run_case(folder: Path, name: str, bundle: Bundle) -> CaseResult:
     """Runs one case and compares every array it has."""
     case = json.loads((folder / "cases" / f"{name}.json").read_text())
-    golden = dict(np.load(folder / "cases" / f"{name}.npz"))
-    result = CaseResult(name)
+    return check_case(folder, case, dict(np.load(folder / "cases" / f"{name}.npz")), bundle)
+
+
+def check_case(folder: Path, case: dict[str, Any], golden: dict[str, Array], bundle: Bundle) -> CaseResult:
+    """Runs a case whose settings and expected arrays are given."""
+    result = CaseResult(case["name"])
     try:
         candidate = candidate_arrays(folder, case, golden, bundle)
     except GlimpseError as error:
