@@ -173,10 +173,10 @@ class OrtDialect:
         )
         g.output(key, f"present.{name}.key", shape)
         g.output(value, f"present.{name}.value", shape)
-        rows = g.reshape(g.op("Cast", step.total, to=int(ir.DataType.INT64)), 1)
+        total = g.op("Cast", step.total, to=int(ir.DataType.INT64))
         if width == heads.size:
-            return out, g.op("Slice", key, g.integers(0), rows, g.integers(2))
-        ends = g.op("Concat", rows, g.integers(heads.size), axis=0)
+            return out, g.op("Slice", key, g.integers(0), g.reshape(total, 1), g.integers(2))
+        ends = g.op("Concat", g.reshape(total, 1), g.integers(heads.size), axis=0)
         keys = g.op("Slice", key, g.integers(0, 0), ends, g.integers(2, 3))
         return _resize_heads(g, out, width, heads.size), keys
 
