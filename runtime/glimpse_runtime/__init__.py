@@ -20,7 +20,10 @@ from glimpse_runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
     from glimpse_runtime.answer import Answer
+    from glimpse_runtime.frames import Frame, LatestFrame
     from glimpse_runtime.pruning import PruneReport, Pruning
+    from glimpse_runtime.sampling import Sampling
+    from glimpse_runtime.scene import Chat, Scene
     from glimpse_runtime.session import Session, load
     from glimpse_runtime.stats import Stats
 
@@ -28,8 +31,13 @@ __getattr__ = lazy_names(
     __name__,
     {
         "Answer": "glimpse_runtime.answer",
+        "Chat": "glimpse_runtime.scene",
+        "Frame": "glimpse_runtime.frames",
+        "LatestFrame": "glimpse_runtime.frames",
         "PruneReport": "glimpse_runtime.pruning",
         "Pruning": "glimpse_runtime.pruning",
+        "Sampling": "glimpse_runtime.sampling",
+        "Scene": "glimpse_runtime.scene",
         "Session": "glimpse_runtime.session",
         "Stats": "glimpse_runtime.stats",
         "load": "glimpse_runtime.session",
@@ -43,13 +51,18 @@ __all__ = [
     "BundleError",
     "BundleFormatError",
     "BundleNotFoundError",
+    "Chat",
+    "Frame",
     "GlimpseError",
     "ImageError",
     "InputError",
+    "LatestFrame",
     "PromptError",
     "PruneReport",
     "Pruning",
     "PruningError",
+    "Sampling",
+    "Scene",
     "Session",
     "SessionError",
     "Stats",

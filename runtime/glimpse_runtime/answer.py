@@ -1,7 +1,9 @@
 """An answer: a stream of text pieces, and the facts about how it came to be."""
 
-from collections.abc import Iterator, Set
+import time
+from collections.abc import Iterator, Sequence, Set
 
+from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.pruning import PruneReport
 from glimpse_runtime.stats import Stats
 from glimpse_runtime.tokenizer import Tokenizer
@@ -14,8 +16,10 @@ class Answer:
         pruning: which visual tokens were kept, and why.
         stats: stage times; complete when the answer is.
         image_sizes: (width, height) of each image as given, in pixels.
+        stamp: acquisition time of the newest frame, in seconds of ``time.monotonic()``; None if it had none.
         token_ids: the tokens so far, the one that ended the answer included.
-        finish_reason: None while the answer goes on, then ``stop`` or ``length``.
+        finish_reason: None while the answer goes on, then ``stop`` (the model or a stop text ended it),
+            ``length``, ``deadline`` or ``cancelled``.
     """
 
     def __init__(
@@ -25,18 +29,25 @@ class Answer:
         tokenizer: Tokenizer | None,
         pruning: PruneReport,
         stats: Stats,
+        interrupt: Interrupt,
+        stop_texts: Sequence[str],
         image_sizes: tuple[tuple[int, int], ...],
+        stamp: float | None,
     ) -> None:
         """Wraps a token stream; made by ``Session.ask``."""
         self.pruning = pruning
         self.stats = stats
         self.image_sizes = image_sizes
+        self.stamp = stamp
         self.token_ids: list[int] = []
         self.finish_reason: str | None = None
         self._stop = stop
+        self._stop_texts = stop_texts
         self._tokenizer = tokenizer
+        self._interrupt = interrupt
         self._pieces: list[str] = []
         self._given = 0
+        self._ended_s: float | None = None
         self._source = self._decode(tokens)
 
     def __iter__(self) -> Iterator[str]:
@@ -52,6 +63,17 @@ class Answer:
             pass
         return "".join(self._pieces)
 
+    @property
+    def frame_age_ms(self) -> float | None:
+        """Milliseconds from the frame's stamp to the end of the answer, or to now while it goes on."""
+        if self.stamp is None:
+            return None
+        return ((self._ended_s or time.monotonic()) - self.stamp) * 1e3
+
+    def cancel(self) -> None:
+        """Ends the answer with the text it has; may be called from any thread."""
+        self._interrupt.cancel()
+
     def _advance(self) -> bool:
         """Decodes until there is one more piece; False when the answer is complete."""
         piece = next(self._source, None)
@@ -60,17 +82,48 @@ class Answer:
         return piece is not None
 
     def _decode(self, tokens: Iterator[int]) -> Iterator[str]:
+        """Yields text; holds back what might be the start of a stop text."""
         stream = self._tokenizer.stream() if self._tokenizer else None
+        held = ""
         for token in tokens:
             self.token_ids.append(token)
             if token in self._stop:
                 self.finish_reason = "stop"
-            elif stream is not None and (piece := stream.push(token)):
-                yield piece
+                break
+            if stream is None:
+                continue
+            held += stream.push(token)
+            held, found = self._cut(held)
+            if found:
+                self.finish_reason = "stop"
+                break
+            ready = len(held) - self._possible_start(held)
+            if ready:
+                yield held[:ready]
+                held = held[ready:]
+        else:
+            held += self._undecoded(held)
         if self.finish_reason is None:
-            self.finish_reason = "length"
-        if self._tokenizer is not None:
-            # What the stream still holds back at the end: bytes that never became a whole character.
-            whole = self._tokenizer.decode([token for token in self.token_ids if token not in self._stop])
-            if rest := whole[len("".join(self._pieces)) :]:
-                yield rest
+            self.finish_reason = self._interrupt.reason or "length"
+        self._ended_s = time.monotonic()
+        if held:
+            yield held
+
+    def _undecoded(self, held: str) -> str:
+        """What the stream holds back at the end: bytes that never became a whole character."""
+        if self._tokenizer is None:
+            return ""
+        return self._tokenizer.decode(self.token_ids)[len("".join(self._pieces)) + len(held) :]
+
+    def _cut(self, text: str) -> tuple[str, bool]:
+        """Cuts text at the first stop text in it."""
+        places = [place for stop in self._stop_texts if (place := text.find(stop)) >= 0]
+        return (text[: min(places)], True) if places else (text, False)
+
+    def _possible_start(self, text: str) -> int:
+        """Length of the longest end of ``text`` that a stop text may continue."""
+        longest = max((len(stop) for stop in self._stop_texts), default=1) - 1
+        for length in range(min(longest, len(text)), 0, -1):
+            if any(stop.startswith(text[-length:]) for stop in self._stop_texts):
+                return length
+        return 0

@@ -40,3 +40,12 @@ class KVCache:
         """Keeps only the rows ``keep`` (ascending) of every layer."""
         self._backend.compact(list(self.state.values()), keep)
         self.length = len(keep)
+
+    def save(self) -> list[Array]:
+        """Returns copies of the valid rows of every buffer."""
+        return self._backend.save(list(self.state.values()), self.length)
+
+    def restore(self, saved: list[Array]) -> None:
+        """Puts saved rows back; they are then the valid ones."""
+        self._backend.restore(list(self.state.values()), saved)
+        self.length = saved[0].shape[2] if saved else 0

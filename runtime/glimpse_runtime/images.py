@@ -14,8 +14,9 @@ from glimpse_runtime.types import Array, ByteArray
 
 ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | Array
 
-_ACCEPTED = "a path, the bytes of a JPEG/PNG/WebP/BMP file, a PIL image, or a numpy array (height, width[, 3])"
+_ACCEPTED = "a path, the bytes of a JPEG/PNG/WebP/BMP file, a PIL image, or an array (height, width[, 3])"
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+_DLPACK_CPU = 1
 _LARGEST_PIXELS = 178_956_970
 
 _ENCODINGS: dict[str, tuple[int, Callable[[ByteArray], ByteArray]]] = {
@@ -45,7 +46,7 @@ def read_image(source: ImageSource, encoding: str | None = None) -> Image.Image:
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, encoding)
-    if encoding is not None:
+    if encoding is not None and isinstance(source, (Image.Image, str, os.PathLike, bytes, bytearray, memoryview)):
         raise ImageError(f"encoding={encoding!r} is for numpy arrays; an image file or PIL image has its own")
     if isinstance(source, Image.Image):
         return _to_rgb(source, "the PIL image")
@@ -53,6 +54,23 @@ def read_image(source: ImageSource, encoding: str | None = None) -> Image.Image:
         return _decode(io.BytesIO(source), len(source), "the image data")
     if isinstance(source, (str, os.PathLike)):
         return _from_path(Path(source))
+    return _from_array(_as_array(source), encoding)
+
+
+def _as_array(source: object) -> Array:
+    """Takes anything that shows its memory as an array: ``__array_interface__``, or DLPack on the CPU."""
+    try:
+        if hasattr(source, "__array_interface__"):
+            return np.asarray(source)
+        if hasattr(source, "__dlpack_device__"):
+            device = int(source.__dlpack_device__()[0])
+            if device != _DLPACK_CPU:
+                raise ImageError(f"the {type(source).__name__} lies on another device; bring it to the CPU first")
+            return np.from_dlpack(source)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"cannot read the memory of a {type(source).__name__}: {error}") from None
     raise ImageError(f"cannot use a {type(source).__name__} as an image; give {_ACCEPTED}")
 
 

@@ -10,6 +10,7 @@ from glimpse_runtime.backends import Backend, Engine
 from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.cache import KVCache
 from glimpse_runtime.errors import PromptError
+from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.positions import (
     TextRope,
     Windows,
@@ -23,6 +24,7 @@ from glimpse_runtime.preprocess import Grid, Patches
 from glimpse_runtime.prompt import Prompt
 from glimpse_runtime.pruning import PruneReport, Pruning, Rule
 from glimpse_runtime.stats import Stats
+from glimpse_runtime.stepper import Stepper
 from glimpse_runtime.types import Array, BoolArray, FloatArray, IntArray
 
 Trace = Callable[[str, Array], None]
@@ -41,6 +43,26 @@ class VisualTokens:
     grid: Grid
     embeds: FloatArray
     features: FloatArray
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The start of a prompt after the lower layers: all that does not depend on the question.
+
+    Attributes:
+        ids: (tokens,) the prompt up to its last visual token.
+        hidden: (1, tokens, hidden) float32 after layer K.
+        cache: the rows of the lower layers' KV cache.
+    """
+
+    ids: IntArray
+    hidden: FloatArray
+    cache: list[Array]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it holds."""
+        return self.ids.nbytes + self.hidden.nbytes + sum(rows.nbytes for rows in self.cache)
 
 
 class Pipeline:
@@ -74,12 +96,29 @@ class Pipeline:
         self._score = load("score")
         self._lower = load("lower", self._lower_cache.state)
         self._upper = load("upper", self._upper_cache.state)
+        self._step = Stepper(
+            manifest,
+            self._embedding,
+            self._rope,
+            (self._lower, self._upper),
+            (self._lower_cache, self._upper_cache),
+        )
         self._next_position = np.zeros(3, np.int64)
 
     @property
     def room(self) -> int:
         """Rows the KV cache still has."""
         return self._capacity - self._lower_cache.length
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the KV caches."""
+        return self._lower_cache.nbytes + self._upper_cache.nbytes
+
+    def prefix_bytes(self, tokens: int) -> int:
+        """Bytes that a ``Prefix`` of so many tokens holds."""
+        row_bytes = self._lower_cache.nbytes // self._capacity + 4 * self.manifest.text.hidden_size + 8
+        return tokens * row_bytes
 
     def close(self) -> None:
         """Frees the graphs."""
@@ -106,19 +145,20 @@ class Pipeline:
                 f"the prompt needs {rows} rows of context, the bundle has {self._capacity}; shorten the text, "
                 "use fewer pixels (max_pixels=, --max-pixels) or export with a larger --max-context"
             )
+        mrope_positions(prompt.ids, prompt.grids, self.manifest.tokens.image)  # image tokens and images must match
         if request.enabled and prompt.grids:
             pruning.check(self._rule(request), prompt.grids)
             if request.keep_masks is not None:
                 pruning.mask_logits(request.keep_masks, prompt.grids)
 
-    def encode(self, image: Patches, stats: Stats) -> VisualTokens:
+    def encode(self, image: Patches, stats: Stats, interrupt: Interrupt) -> VisualTokens:
         """Runs the vision encoder on one image."""
         vision, grid = self.manifest.vision, image.grid
         windows = patch_windows(grid, vision.window_size, vision.patch_size)
         cos, sin = vision_rope(grid, vision.head_dim, vision.rope_theta)
         with stats.stage("vision"):
             out = self._vision.run(
-                {"pixel_values": image.pixel_values, "cos": cos, "sin": sin, **_window_inputs(windows)}
+                {"pixel_values": image.pixel_values, "cos": cos, "sin": sin, **_window_inputs(windows)}, interrupt
             )
         self._emit("pixel_values", image.pixel_values)
         self._emit("window_order", windows.order)
@@ -127,16 +167,35 @@ class Pipeline:
         self._emit("visual_features", out["features"])
         return VisualTokens(grid, out["image_embeds"], out["features"])
 
+    def prefix(self, prompt: Prompt, images: Sequence[VisualTokens], stats: Stats, interrupt: Interrupt) -> Prefix:
+        """Runs a prompt up to its last visual token through the lower layers, for questions to start from."""
+        is_image = prompt.ids == self.manifest.tokens.image
+        count = int(np.flatnonzero(is_image)[-1]) + 1
+        positions = mrope_positions(prompt.ids, prompt.grids, self.manifest.tokens.image)
+        self._lower_cache.length = 0
+        with stats.stage("lower"):
+            hidden, _ = self._run_lower(prompt.ids[:count], positions[:, :count], images, 0, interrupt)
+            self._lower_cache.length = count
+            return Prefix(prompt.ids[:count].copy(), hidden, self._lower_cache.save())
+
     def prefill(
-        self, prompt: Prompt, images: Sequence[VisualTokens], request: Pruning, stats: Stats
+        self,
+        prompt: Prompt,
+        images: Sequence[VisualTokens],
+        prefix: Prefix | None,
+        request: Pruning,
+        stats: Stats,
+        interrupt: Interrupt,
     ) -> tuple[FloatArray, PruneReport]:
         """Runs the prompt and prunes it at the split.
 
         Args:
             prompt: the tokenised prompt.
             images: its encoded images in order.
+            prefix: the prompt's start if it was run before; None runs all of it.
             request: the pruning options.
             stats: gets the stage times.
+            interrupt: ends the request early.
 
         Returns:
             (vocab,) float32 logits of the first new token, and what pruning did.
@@ -144,61 +203,89 @@ class Pipeline:
         ids = prompt.ids
         is_image = ids == self.manifest.tokens.image
         positions = mrope_positions(ids, prompt.grids, self.manifest.tokens.image)
-        glimpse_rows = self._glimpse_rows(prompt, request)
-        self._lower_cache.length = self._upper_cache.length = 0
         with stats.stage("lower"):
-            hidden, attention = self._run_lower(ids, is_image, positions, images, glimpse_rows)
-        self._lower_cache.length = len(ids)  # the glimpse rows are dropped
+            hidden, attention = self._run_prompt(prompt, positions, images, prefix, request, interrupt)
         self._emit("position_ids", positions)
         self._emit("hidden_reduce", hidden[0, : len(ids)])
         if not (request.enabled and prompt.grids):
             self._next_position[:] = positions.max() + 1
-            reason = "pruning was switched off" if prompt.grids else "the prompt has no image"
-            report = _unpruned(prompt.grids, reason)
+            report = pruning.report_unpruned(
+                prompt.grids, "pruning was switched off" if prompt.grids else "the prompt has no image"
+            )
             keep_rows = np.arange(len(ids))
         else:
             rule = self._rule(request)
-            logits = self._mask_logits(attention, is_image, images, request, stats)
+            logits = self._mask_logits(attention, is_image, images, request, stats, interrupt)
             with stats.stage("select"):
                 keep = pruning.select(logits, rule, prompt.grids)
                 keep_rows = pruning.keep_index(keep, is_image)
-            report = _report(request, rule, logits, keep, prompt.grids)
+            report = pruning.report_pruned(request, rule, logits, keep, prompt.grids)
             self._emit("keep_mask", keep)
             with stats.stage("compact"):
                 self._lower_cache.compact(keep_rows)
             self._next_position[:] = positions[:, keep_rows[-1]] + 1
         self._emit("keep_rows", keep_rows)
         with stats.stage("upper"):
-            out = self._run_upper(np.ascontiguousarray(hidden[:, keep_rows]), positions[:, keep_rows])
+            self._upper_cache.length = 0
+            kept = np.ascontiguousarray(hidden[:, keep_rows])
+            out = self._upper.run(
+                {"hidden_in": kept, **self._step_inputs(positions[:, keep_rows], self._upper_cache)}, interrupt
+            )
+            self._upper_cache.length = len(keep_rows)
+        self._emit_trace(out)
+        self._emit("logits_step", out["logits"])
         self._emit_caches()
-        return out, report
+        first: FloatArray = out["logits"].reshape(-1)
+        return first, report
 
-    def decode(self, token: int, stats: Stats) -> FloatArray:
-        """Feeds one token back and returns the (vocab,) float32 logits of the next."""
-        positions = self._next_position[:, None].copy()
-        self._emit("decode_position", positions[:, 0])
+    def decode(self, token: int, stats: Stats, interrupt: Interrupt) -> FloatArray:
+        """Feeds one token back and returns the (vocab,) float32 logits of the next, valid until the next step."""
+        self._emit("decode_position", self._next_position)
         self._emit("decode_past_len", np.array(self._lower_cache.length))
         with stats.stage("decode"):
-            no_image = np.zeros(1, np.bool_)
-            hidden, _ = self._run_lower(np.array([token]), no_image, positions, (), 0)
-            self._lower_cache.length += 1
-            out = self._run_upper(hidden, positions)
+            logits = self._step(token, self._next_position, interrupt)
         self._next_position += 1
-        return out
+        self._emit("logits_step", logits[None])
+        return logits
+
+    def _run_prompt(
+        self,
+        prompt: Prompt,
+        positions: IntArray,
+        images: Sequence[VisualTokens],
+        prefix: Prefix | None,
+        request: Pruning,
+        interrupt: Interrupt,
+    ) -> tuple[FloatArray, FloatArray | None]:
+        """Runs what is not in the prefix through the lower layers; returns the hidden rows of the whole prompt."""
+        glimpse_rows = self._glimpse_rows(prompt, request)
+        self._lower_cache.length = 0
+        done = 0
+        if prefix is not None:
+            done = len(prefix.ids)
+            self._lower_cache.restore(prefix.cache)
+        hidden, attention = self._run_lower(
+            prompt.ids[done:], positions[:, done:], () if prefix else images, glimpse_rows, interrupt
+        )
+        self._lower_cache.length = len(prompt.ids)  # the glimpse rows are dropped
+        if prefix is not None:
+            hidden = np.concatenate([prefix.hidden, hidden], axis=1)
+        return hidden, attention
 
     def _run_lower(
         self,
         ids: IntArray,
-        is_image: BoolArray,
         positions: IntArray,
         images: Sequence[VisualTokens],
         glimpse_rows: int,
+        interrupt: Interrupt,
     ) -> tuple[FloatArray, FloatArray | None]:
         """Runs rows through the lower layers; glimpse rows enter as zeros and get their vectors in the graph."""
         rows, length = len(ids) + glimpse_rows, self.manifest.glimpse.length
         hidden = np.zeros((1, rows, self.manifest.text.hidden_size), np.float32)
         hidden[0, : len(ids)] = self._embedding.rows(ids)
         if images:
+            is_image = ids == self.manifest.tokens.image
             hidden[0, : len(ids)][is_image] = np.concatenate([image.embeds for image in images])
         gate = np.zeros((1, rows, length), np.float32)
         if glimpse_rows:
@@ -208,18 +295,10 @@ class Pipeline:
             positions = np.concatenate([positions, np.tile(glimpse_positions, (3, 1))], axis=1)
             self._emit("glimpse_position_ids", positions[:, len(ids) :])
         out = self._lower.run(
-            {"hidden_in": hidden, "glimpse_gate": gate, **self._step_inputs(positions, self._lower_cache)}
+            {"hidden_in": hidden, "glimpse_gate": gate, **self._step_inputs(positions, self._lower_cache)}, interrupt
         )
         self._emit_trace(out)
         return out["hidden_out"], out.get("glimpse_attention")
-
-    def _run_upper(self, hidden: FloatArray, positions: IntArray) -> FloatArray:
-        out = self._upper.run({"hidden_in": hidden, **self._step_inputs(positions, self._upper_cache)})
-        self._upper_cache.length += hidden.shape[1]
-        self._emit_trace(out)
-        self._emit("logits_step", out["logits"])
-        logits: FloatArray = out["logits"].reshape(-1)
-        return logits
 
     def _step_inputs(self, positions: IntArray, cache: KVCache) -> dict[str, Array]:
         cos, sin = self._rope(positions)
@@ -238,6 +317,7 @@ class Pipeline:
         images: Sequence[VisualTokens],
         request: Pruning,
         stats: Stats,
+        interrupt: Interrupt,
     ) -> FloatArray:
         if request.keep_masks is not None:
             return pruning.mask_logits(request.keep_masks, [image.grid for image in images])
@@ -248,14 +328,14 @@ class Pipeline:
             parts, start = [], 0
             for image in images:
                 end = start + image.grid.visual_tokens
-                parts.append(self._score_image(image_attention[start:end], image))
+                parts.append(self._score_image(image_attention[start:end], image, interrupt))
                 start = end
             rows: FloatArray = np.concatenate(parts, axis=1)
         self._emit("mask_logits", rows)
         deciding: FloatArray = rows[-1]
         return deciding
 
-    def _score_image(self, attention: FloatArray, image: VisualTokens) -> FloatArray:
+    def _score_image(self, attention: FloatArray, image: VisualTokens, interrupt: Interrupt) -> FloatArray:
         """(output rows, visual tokens) float32 of one image; the last row decides."""
         scorer, vision = self.manifest.scorer, self.manifest.vision
         cos, sin = token_rope(image.grid, scorer.head_dim, scorer.rope_theta)
@@ -267,7 +347,8 @@ class Pipeline:
                 "cos": cos,
                 "sin": sin,
                 **_window_inputs(windows),
-            }
+            },
+            interrupt,
         )
         self._emit_trace(out)
         scores: FloatArray = out["token_logits"]
@@ -303,24 +384,3 @@ def _window_inputs(windows: Windows) -> dict[str, Array]:
         "window_scatter": windows.scatter,
         "window_keys": windows.keys,
     }
-
-
-def _unpruned(grids: Sequence[Grid], reason: str) -> PruneReport:
-    total = sum(grid.visual_tokens for grid in grids)
-    masks = tuple(np.ones(grid.merged, np.bool_) for grid in grids)
-    return PruneReport("none", None, None, total, total, masks, (), reason)
-
-
-def _report(request: Pruning, rule: Rule, logits: FloatArray, keep: BoolArray, grids: Sequence[Grid]) -> PruneReport:
-    scored = request.keep_masks is None
-    kept, total = int(keep.sum()), len(keep)
-    return PruneReport(
-        method="glimpse" if scored else "mask",
-        threshold=rule.threshold if scored else None,
-        max_keep_ratio=rule.max_keep_ratio,
-        kept=kept,
-        total=total,
-        keep_masks=pruning.per_image(keep, grids),
-        scores=pruning.per_image(pruning.probability(logits), grids) if scored else (),
-        reason="every visual token was kept" if kept == total else None,
-    )

@@ -32,8 +32,9 @@ def build_prompt(
     question: str,
     grids: Sequence[Grid] = (),
     system: str | None = None,
+    turns: Sequence[tuple[str, str]] = (),
 ) -> Prompt:
-    """Builds the prompt of one user turn: the images in order, then the question.
+    """Builds a prompt: the images in order, then the earlier turns, then the question.
 
     Args:
         tokenizer: the model's tokenizer.
@@ -42,6 +43,7 @@ def build_prompt(
         question: the user's text; special tokens spelled in it stay text.
         grids: patch grids of the images.
         system: system message; None is the template's own.
+        turns: earlier (question, answer) texts of the conversation; the images come before the first question.
 
     Raises:
         PromptError: the question is not text, or is empty without an image.
@@ -56,6 +58,9 @@ def build_prompt(
         pieces += [(template.system_open, True), (message, system is None), (template.system_close, True)]
     pieces.append((template.user_open, True))
     pieces += [(template.image, True)] * len(grids)
+    for earlier, answer in turns:
+        pieces += [(earlier, False), (template.user_close, True), (template.assistant_open, True)]
+        pieces += [(answer, False), (template.assistant_close, True), (template.user_open, True)]
     pieces += [(question, False), (template.user_close, True), (template.assistant_open, True)]
     return Prompt(expand_images(np.array(tokenizer.encode(pieces), np.int64), grids, tokens.image), tuple(grids))
 

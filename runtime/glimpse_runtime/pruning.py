@@ -63,6 +63,7 @@ class PruneReport:
         keep_masks: per image, (rows, columns) bool on the merged grid.
         scores: per image, (rows, columns) float32: sigmoid of the scorer's logit; empty when it did not run.
         reason: why nothing was pruned; None when something was.
+        boxes: per image, kept regions as (left, top, right, bottom) in pixels of the image as given.
     """
 
     method: str
@@ -73,6 +74,7 @@ class PruneReport:
     keep_masks: tuple[BoolArray, ...]
     scores: tuple[FloatArray, ...]
     reason: str | None
+    boxes: tuple[tuple[tuple[int, int, int, int], ...], ...] = ()
 
     @property
     def kept_ratio(self) -> float:
@@ -176,6 +178,31 @@ def probability(logits: FloatArray) -> FloatArray:
     """Returns sigmoid(logits) in float32 without overflow."""
     small = np.exp(-np.abs(logits))
     return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
+
+
+def report_unpruned(grids: Sequence[Grid], reason: str) -> PruneReport:
+    """Returns the report of a request that kept every visual token."""
+    total = sum(grid.visual_tokens for grid in grids)
+    masks = tuple(np.ones(grid.merged, np.bool_) for grid in grids)
+    return PruneReport("none", None, None, total, total, masks, (), reason)
+
+
+def report_pruned(
+    request: Pruning, rule: Rule, logits: FloatArray, keep: BoolArray, grids: Sequence[Grid]
+) -> PruneReport:
+    """Returns the report of a selection."""
+    scored = request.keep_masks is None
+    kept, total = int(keep.sum()), len(keep)
+    return PruneReport(
+        method="glimpse" if scored else "mask",
+        threshold=rule.threshold if scored else None,
+        max_keep_ratio=rule.max_keep_ratio,
+        kept=kept,
+        total=total,
+        keep_masks=per_image(keep, grids),
+        scores=per_image(probability(logits), grids) if scored else (),
+        reason="every visual token was kept" if kept == total else None,
+    )
 
 
 _ANCHORS: dict[str, Callable[[int, int], int]] = {

@@ -1,9 +1,10 @@
 """What the pipeline asks of an inference engine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.manifest import StageSpec
 from glimpse_runtime.types import Array, IntArray
 
@@ -11,8 +12,20 @@ from glimpse_runtime.types import Array, IntArray
 class Engine(Protocol):
     """One loaded graph."""
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Runs the graph on host arrays and returns its outputs, state tensors excepted."""
+    def run(self, inputs: Mapping[str, Array], interrupt: Interrupt) -> dict[str, Array]:
+        """Runs the graph on host arrays and returns its outputs, state tensors excepted.
+
+        Raises:
+            Interrupted: the request ended before or within the run.
+        """
+        ...
+
+    def prepare(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[Interrupt], None]:
+        """Binds fixed arrays once and returns what runs the graph on them.
+
+        Between runs the caller changes the content of ``inputs`` in place; every run writes ``outputs``. Outputs
+        that are not named are not computed for anybody.
+        """
         ...
 
     def close(self) -> None:
@@ -42,6 +55,14 @@ class Backend(Protocol):
 
     def compact(self, buffers: Sequence[Array], keep: IntArray) -> None:
         """Moves rows ``keep`` (ascending) of axis 2 to the front of every buffer, in place."""
+        ...
+
+    def save(self, buffers: Sequence[Array], rows: int) -> list[Array]:
+        """Returns copies of the first ``rows`` of axis 2 of every buffer."""
+        ...
+
+    def restore(self, buffers: Sequence[Array], saved: Sequence[Array]) -> None:
+        """Writes what ``save`` returned back to the front of the buffers."""
         ...
 
     def close(self) -> None:
