@@ -1,6 +1,8 @@
 """Asking: the same answer from every form of input, streaming, limits, and clear refusals."""
 
+import gc
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +154,20 @@ def test_an_answer_that_is_still_held_survives_the_next_question(pocket: Session
     first = next(iter(held), "")
     pocket.ask(photo[::-1], QUESTION)
     assert first + "".join(held) == held.text == alone
+
+
+def test_an_answer_that_was_dropped_is_not_completed(pocket: Session, photo: np.ndarray) -> None:
+    """Nothing but the caller keeps an answer alive, so it is gone at once and the next question need not wait."""
+    gc.disable()
+    try:
+        dropped = weakref.ref(pocket.ask(photo, "What word is on the sign?", max_new_tokens=9))
+        assert dropped() is None
+        for _ in pocket.ask(photo, "What word is on the sign?", max_new_tokens=9):
+            break
+        assert pocket._unfinished is not None
+        assert pocket._unfinished() is None
+    finally:
+        gc.enable()
 
 
 def test_a_closed_session_says_so(photo: np.ndarray) -> None:

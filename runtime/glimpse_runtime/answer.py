@@ -41,14 +41,16 @@ class Answer:
         self.stamp = stamp
         self.token_ids: list[int] = []
         self.finish_reason: str | None = None
+        self._tokens = tokens
         self._stop = stop
         self._stop_texts = stop_texts
         self._tokenizer = tokenizer
+        self._stream = tokenizer.stream() if tokenizer else None
         self._interrupt = interrupt
         self._pieces: list[str] = []
         self._given = 0
+        self._held = ""
         self._ended_s: float | None = None
-        self._source = self._decode(tokens)
 
     def __iter__(self) -> Iterator[str]:
         """Yields the pieces that were not yielded yet, decoding as it goes."""
@@ -76,38 +78,36 @@ class Answer:
 
     def _advance(self) -> bool:
         """Decodes until there is one more piece; False when the answer is complete."""
-        piece = next(self._source, None)
-        if piece is not None:
-            self._pieces.append(piece)
-        return piece is not None
+        while self.finish_reason is None:
+            token = next(self._tokens, None)
+            piece = self._end() if token is None else self._take(token)
+            if piece:
+                self._pieces.append(piece)
+                return True
+        return False
 
-    def _decode(self, tokens: Iterator[int]) -> Iterator[str]:
-        """Yields text; holds back what might be the start of a stop text."""
-        stream = self._tokenizer.stream() if self._tokenizer else None
-        held = ""
-        for token in tokens:
-            self.token_ids.append(token)
-            if token in self._stop:
-                self.finish_reason = "stop"
-                break
-            if stream is None:
-                continue
-            held += stream.push(token)
-            held, found = self._cut(held)
-            if found:
-                self.finish_reason = "stop"
-                break
-            ready = len(held) - self._possible_start(held)
-            if ready:
-                yield held[:ready]
-                held = held[ready:]
-        else:
-            held += self._undecoded(held)
-        if self.finish_reason is None:
-            self.finish_reason = self._interrupt.reason or "length"
+    def _take(self, token: int) -> str:
+        """Takes one token; returns the text that is certain now, holding back what a stop text may continue."""
+        self.token_ids.append(token)
+        if token in self._stop:
+            return self._end("stop")
+        if self._stream is None:
+            return ""
+        self._held, found = self._cut(self._held + self._stream.push(token))
+        if found:
+            return self._end("stop")
+        ready = len(self._held) - self._possible_start(self._held)
+        piece, self._held = self._held[:ready], self._held[ready:]
+        return piece
+
+    def _end(self, reason: str | None = None) -> str:
+        """Ends the answer; returns the text that was held back."""
+        if reason is None:
+            self._held += self._undecoded(self._held)
+        self.finish_reason = reason or self._interrupt.reason or "length"
         self._ended_s = time.monotonic()
-        if held:
-            yield held
+        piece, self._held = self._held, ""
+        return piece
 
     def _undecoded(self, held: str) -> str:
         """What the stream holds back at the end: bytes that never became a whole character."""

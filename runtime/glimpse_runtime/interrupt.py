@@ -26,9 +26,7 @@ class Interrupt:
         self.reason: str | None = None
         self._lock = threading.Lock()
         self._stop_engine: Callable[[], None] | None = None
-        self._timeout_s = timeout
         self._deadline_s = None if timeout is None else time.monotonic() + timeout
-        self._timer: threading.Timer | None = None
 
     def cancel(self) -> None:
         """Ends the request; may be called from any thread, also more than once."""
@@ -41,9 +39,15 @@ class Interrupt:
         if self.reason is not None:
             raise Interrupted
 
-    def during(self, stop_engine: Callable[[], None]) -> "_Run":
-        """Returns a context for one engine run; ``stop_engine`` is called if the request ends within it."""
-        return _Run(self, stop_engine)
+    def during(self, stop_engine: Callable[[], None], short: bool = False) -> "_Run":
+        """Returns a context for one engine run.
+
+        Args:
+            stop_engine: called if the request ends within the run.
+            short: the run is one decode step: ``cancel`` still stops it, but the deadline is only looked at before
+                it, which saves a timer thread for every token.
+        """
+        return _Run(self, stop_engine, short)
 
     def _fire(self, reason: str) -> None:
         with self._lock:
@@ -55,9 +59,10 @@ class Interrupt:
 class _Run:
     """One engine run that a deadline or ``cancel`` may stop."""
 
-    def __init__(self, interrupt: Interrupt, stop_engine: Callable[[], None]) -> None:
+    def __init__(self, interrupt: Interrupt, stop_engine: Callable[[], None], short: bool) -> None:
         self._interrupt = interrupt
         self._stop_engine = stop_engine
+        self._short = short
         self._timer: threading.Timer | None = None
 
     def __enter__(self) -> None:
@@ -65,7 +70,7 @@ class _Run:
         interrupt.check()
         with interrupt._lock:
             interrupt._stop_engine = self._stop_engine
-        if interrupt._deadline_s is not None:
+        if interrupt._deadline_s is not None and not self._short:
             left_s = interrupt._deadline_s - time.monotonic()
             self._timer = threading.Timer(max(left_s, 0.0), interrupt._fire, ["deadline"])
             self._timer.daemon = True

@@ -82,7 +82,7 @@ class OrtEngine:
             _bind(binding.bind_output, name, array)
 
         def run(interrupt: Interrupt, keep_alive: object = (keep_alive, dict(outputs))) -> None:
-            self._run(binding, interrupt)
+            self._run(binding, interrupt, short=True)
 
         return run
 
@@ -104,9 +104,9 @@ class OrtEngine:
             _bind(binding.bind_output, f"present.{name}", array)
         return binding, bound
 
-    def _run(self, binding: Any, interrupt: Interrupt) -> None:
+    def _run(self, binding: Any, interrupt: Interrupt, short: bool = False) -> None:
         options = self._ort.RunOptions()
-        with interrupt.during(lambda: setattr(options, "terminate", True)):
+        with interrupt.during(lambda: setattr(options, "terminate", True), short):
             try:
                 self._session.run_with_iobinding(binding, options)
             except Exception as error:
