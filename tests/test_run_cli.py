@@ -49,6 +49,15 @@ def test_stats_and_pruning_options(command: Command, image: Path) -> None:
     assert json.loads(done.stdout)["stats"]["new_tokens"] == 1
 
 
+def test_sampling_and_ending(command: Command, image: Path) -> None:
+    words = (RUN, image, "Hello", "--json", "--max-new-tokens", "5", "--temperature", "2", "--seed")
+    answers = [json.loads(command(*words, seed).stdout)["answer"] for seed in ("1", "1", "2", "3", "4")]
+    assert answers[0] == answers[1]
+    assert len(set(answers)) > 1
+    late = json.loads(command(RUN, image, "Hello", "--json", "--timeout", "0").stdout)
+    assert (late["answer"], late["finish_reason"]) == ("", "deadline")
+
+
 def test_text_alone(command: Command) -> None:
     done = command(RUN, "Hello there", "--max-new-tokens", "2", "--json")
     assert json.loads(done.stdout)["pruning"]["reason"] == "the prompt has no image"

@@ -1,6 +1,7 @@
 """The command ``glimpse-run``: a thin skin over ``load`` and ``ask``."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,21 @@ def _print_version(context: click.Context, option: click.Parameter, value: bool)
 @click.option("--threshold", type=_RATIO, help="Keep a visual token when its score is greater.")
 @click.option("--no-prune", is_flag=True, help="Run the plain model, all visual tokens kept.")
 @click.option("--max-new-tokens", type=_COUNT, default=128, help="Longest answer.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="End with the text there is after so long."
+)
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, help="0 takes the best token, more draws.")
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    help="Draw from the best tokens of this probability.",
+)
+@click.option("--top-k", type=click.IntRange(min=0), default=0, help="Draw from this many best tokens; 0 is no limit.")
+@click.option("--seed", type=int, help="Seed of the draws.")
+@click.option(
+    "--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be given more than once."
+)
 @click.option("--max-pixels", type=_COUNT, help="Shrink images to at most this many pixels.")
 @click.option("--system", metavar="TEXT", help="System message instead of the model's own.")
 @click.option(
@@ -74,7 +90,7 @@ def run(words: tuple[str, ...], **options: Any) -> None:
 
 def answer_question(images: list[str], question: str, options: dict[str, Any]) -> None:
     """Loads the bundle, asks, and prints what was asked for."""
-    from glimpse_runtime import Pruning, load, overlay
+    from glimpse_runtime import Pruning, Sampling, load, overlay
     from glimpse_runtime.images import read_image
 
     picture: Path | None = options["overlay"]
@@ -87,6 +103,13 @@ def answer_question(images: list[str], question: str, options: dict[str, Any]) -
         threshold=options["threshold"],
         max_keep_ratio=options["max_keep_ratio"],
     )
+    sampling = Sampling(
+        temperature=options["temperature"],
+        top_p=options["top_p"],
+        top_k=options["top_k"],
+        seed=options["seed"],
+        stop=options["stop"],
+    )
     if options["bundle"] is None:
         terminal.note("using the packaged pocket model, a tiny one for trying things out; --bundle names another")
     frames = [read_image(image) for image in images]
@@ -94,13 +117,16 @@ def answer_question(images: list[str], question: str, options: dict[str, Any]) -
         options["bundle"],
         threads=options["threads"],
         max_pixels=options["max_pixels"],
+        scene_cache_bytes=0,
         verify=options["verify"],
     ) as vlm:
         answer = vlm.ask(
             frames,
             question,
             pruning=request,
+            sampling=sampling,
             max_new_tokens=options["max_new_tokens"],
+            timeout=options["timeout"],
             system=options["system"],
         )
         if not options["as_json"]:
@@ -109,12 +135,13 @@ def answer_question(images: list[str], question: str, options: dict[str, Any]) -
             click.echo()
         else:
             click.echo(json.dumps(as_dict(vlm, answer), ensure_ascii=False))
+        plan = vlm.memory_plan()
     if picture is not None:
         masks = answer.pruning.keep_masks
         sheet = [overlay.draw(frame, mask) for frame, mask in zip(frames, masks, strict=True)]
         overlay.save(overlay.side_by_side(sheet), picture)
     if options["stats"]:
-        terminal.note(as_table(answer))
+        terminal.note(as_table(answer, plan))
 
 
 def as_dict(vlm: "Session", answer: "Answer") -> dict[str, Any]:
@@ -132,6 +159,7 @@ def as_dict(vlm: "Session", answer: "Answer") -> dict[str, Any]:
             "total": report.total,
             "reason": report.reason,
             "keep_masks": [mask.astype(int).tolist() for mask in report.keep_masks],
+            "boxes": [list(map(list, boxes)) for boxes in report.boxes],
         },
         "stats": {
             "ttft_ms": round(stats.ttft_ms, 3),
@@ -143,7 +171,7 @@ def as_dict(vlm: "Session", answer: "Answer") -> dict[str, Any]:
     }
 
 
-def as_table(answer: "Answer") -> str:
+def as_table(answer: "Answer", memory: Mapping[str, int]) -> str:
     """Returns the lines that ``--stats`` prints."""
     report, stats = answer.pruning, answer.stats
     rows = [(name, f"{spent:9.1f} ms") for name, spent in stats.stage_ms.items()]
@@ -153,6 +181,7 @@ def as_table(answer: "Answer") -> str:
     rows.append(("new tokens", f"{stats.new_tokens:9d} ({answer.finish_reason})"))
     kept = f"{report.kept:9d} of {report.total} ({report.kept_ratio:.1%}), method {report.method}"
     rows.append(("visual kept", kept + (f": {report.reason}" if report.reason else "")))
+    rows += [(name.removesuffix("_bytes"), f"{size / 1e6:9.1f} MB") for name, size in memory.items() if size]
     return "\n".join(f"{name:<15}{value}" for name, value in rows)
 
 
