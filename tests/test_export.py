@@ -179,6 +179,15 @@ def test_what_cannot_be_exported_is_refused_by_name(
     assert message in str(caught.value)
 
 
+def test_repetition_penalty_is_the_checkpoints(model: Path, tmp_path: Path) -> None:
+    assert plan(options(model)).architecture.repetition_penalty == 1
+    for spelled, expected in ((1.05, 1.05), (2, 2.0), (None, 1.0)):
+        edit_json(model / "base" / "generation_config.json", repetition_penalty=spelled)
+        assert plan(options(model)).architecture.repetition_penalty == expected
+    edit_json(model / "base" / "generation_config.json", repetition_penalty=1.05)
+    assert Bundle.open(export(options(model), tmp_path / "out")).manifest.generation.repetition_penalty == 1.05
+
+
 def test_missing_misshapen_unknown_and_broken_tensors(model: Path, tmp_path: Path) -> None:
     weights = model / "base" / "model.safetensors"
     name = "model.layers.3.mlp.up_proj.weight"

@@ -5,6 +5,7 @@ name. Fields of the adapter that its file leaves out take the reference's defaul
 (``transformers_gp/models/qwen2_5_vl/configuration.py``).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -176,6 +177,7 @@ class Architecture:
     scorer: Scorer
     pruning: PruningConfig
     tokens: Tokens
+    repetition_penalty: float
 
     @property
     def lower_layers(self) -> int:
@@ -261,6 +263,7 @@ def read_architecture(
         _read_scorer(reader, vision, adapter_name),
         _read_pruning(reader, adapter_name),
         _read_tokens(base, generation, base_name),
+        _read_repetition_penalty(generation, f"{base_name}'s generation_config.json"),
     )
 
 
@@ -433,3 +436,12 @@ def _read_tokens(base: Config, generation: Config, where: str) -> Tokens:
     if not isinstance(ids, list) or not ids or not all(type(token) is int for token in ids):
         raise CheckpointError(f"{where}: no eos_token_id here or in generation_config.json, so no answer would end")
     return Tokens(reader.get("image_token_id", int), reader.get("video_token_id", int, None), tuple(ids))
+
+
+def _read_repetition_penalty(generation: Config, where: str) -> float:
+    penalty: float | None = _Reader(generation, where).get("repetition_penalty", float, None)
+    if penalty is None:
+        return 1.0
+    if not 0 < penalty < math.inf:
+        raise CheckpointError(f"{where}: repetition_penalty {penalty} must be a number above 0")
+    return penalty

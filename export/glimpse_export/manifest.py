@@ -77,6 +77,7 @@ def build_manifest(
             output_rows=2 if scorer.attention_row else 1,
         ),
         pruning=m.PruningDefaults(rule.threshold, rule.max_keep_ratio, rule.min_keep, rule.anchors),
+        generation=m.GenerationDefaults(architecture.repetition_penalty),
         tokens=m.TokenIds(architecture.tokens.image, architecture.tokens.video, architecture.tokens.eos),
         prompt=prompt,
         images=plan.images,
