@@ -108,7 +108,22 @@ def test_large_bundles_are_hashed_once_and_again_when_touched(
         (("files", "../outside"), {"bytes": 1, "sha256": ""}, "leaves the bundle folder"),
         (("files", "/etc/passwd"), {"bytes": 1, "sha256": ""}, "leaves the bundle folder"),
         (("embedding", "dtype"), "int3", "embedding.dtype 'int3'"),
-        (("embedding", "rows"), 5, "does not have the size of its rows"),
+        (("embedding", "rows"), 5, "values of embedding make no sense"),
+        (("files", ""), {"bytes": 1, "sha256": ""}, "leaves the bundle folder"),
+        (("files", "a\0b"), {"bytes": 1, "sha256": ""}, "leaves the bundle folder"),
+        (("profiles", "context"), ..., "profile 'context' is missing"),
+        (("profiles", "context", "max"), 10**12, "values of profiles make no sense"),
+        (("profiles", "context", "max"), -1, "values of profiles make no sense"),
+        (("text", "head_dim"), 6, "values of text make no sense"),
+        (("text", "rope_theta"), -1.0, "values of text make no sense"),
+        (("text", "rope_theta"), 10**400, "text.rope_theta must be of type float"),
+        (("vision", "window_size"), 1, "values of vision make no sense"),
+        (("images", "patch_size"), 0, "values of images make no sense"),
+        (("images", "std"), [1.0], "values of images make no sense"),
+        (("pruning", "threshold"), 5.0, "values of pruning make no sense"),
+        (("pruning", "anchors"), ["up"], "values of pruning make no sense"),
+        (("tokens", "image"), 10**6, "values of tokens make no sense"),
+        (("generation", "repetition_penalty"), 0.0, "values of generation make no sense"),
     ],
 )
 def test_manifest_is_read_strictly(copy: Path, keys: tuple[str, ...], value: Any, part: str) -> None:
@@ -119,7 +134,7 @@ def test_manifest_is_read_strictly(copy: Path, keys: tuple[str, ...], value: Any
     assert str(copy) in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 200_000])
 def test_manifest_that_is_no_json(copy: Path, content: bytes) -> None:
     (copy / "manifest.json").write_bytes(content)
     with pytest.raises(BundleFormatError, match=r"manifest\.json"):

@@ -42,7 +42,7 @@ class Letters:
 def answer_of(pieces: list[str], *stop: str) -> Answer:
     tokens = iter(range(len(pieces)))
     report = report_unpruned((), "test")
-    return Answer(tokens, frozenset(), Letters(pieces), report, Stats(), Interrupt(), stop, (), None)  # type: ignore[arg-type]
+    return Answer(tokens, frozenset(), Letters(pieces), report, Stats(), Interrupt(), stop, None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_deadline_ends_within_one_step(pocket: Session, photo: np.ndarray) -> No
 def test_deadline_before_the_first_token(pocket: Session, photo: np.ndarray) -> None:
     answer = pocket.ask(photo[2:], "Hello", timeout=0.0)
     assert (answer.text, answer.finish_reason, answer.token_ids) == ("", "deadline", [])
-    assert answer.pruning.reason == "the request ended before pruning: deadline"
+    assert answer.pruning.reason == "the request ended before pruning"
     assert pocket.ask(photo, "Hello", max_new_tokens=1).finish_reason != "deadline"
     with pytest.raises(InputError, match="timeout"):
         pocket.ask(photo, "Hello", timeout=-1)

@@ -105,3 +105,5 @@ def test_kept_regions_as_boxes() -> None:
     assert kept_boxes(keep & False, (400, 300)) == ()
     assert kept_boxes(np.array([[1, 0], [0, 1]], bool), (20, 20)) == ((0, 0, 10, 10), (10, 10, 20, 20))
     assert kept_boxes(np.ones((3, 4), bool), (401, 299)) == ((0, 0, 401, 299),)
+    tiny = kept_boxes(np.array([[0, 1, 0, 1]], bool), (3, 1))
+    assert all(left < right and top < bottom for left, top, right, bottom in tiny)

@@ -1,5 +1,6 @@
 """Reading images: every accepted form gives the right RGB pixels, everything else one clear error."""
 
+import contextlib
 import io
 from pathlib import Path
 
@@ -41,8 +42,9 @@ def test_exif_orientation_is_applied() -> None:
     image = Image.fromarray(np.repeat(np.repeat(COLOURS, 16, 0), 16, 1))
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: the picture must be turned 90 degrees clockwise
-    turned = read_image(encoded(image, "PNG", exif=exif))
-    assert np.array_equal(np.asarray(turned), np.rot90(np.asarray(image), k=-1))
+    data = encoded(image, "PNG", exif=exif)
+    for source in (data, Image.open(io.BytesIO(data))):
+        assert np.array_equal(np.asarray(read_image(source)), np.rot90(np.asarray(image), k=-1))
 
 
 def test_grey_alpha_palette_and_cmyk_become_rgb() -> None:
@@ -95,6 +97,7 @@ def test_strided_readonly_and_padded_arrays() -> None:
         (b"", None, "empty"),
         (b"hello, this is text", None, "not a JPEG"),
         (Image.new("F", (2, 2), 0.5), None, "mode F"),
+        (Image.fromarray(np.full((2, 2), -4, np.int32)), None, "outside 0..65535"),
         (12, None, "cannot use a int"),
         (Image.new("RGB", (2, 2)), "bgr8", "for numpy arrays"),
     ],
@@ -126,3 +129,13 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path) ->
     assert path.stat().st_size < 200_000
     with pytest.raises(ImageError, match=r"bomb|limit"):
         read_image(path)
+
+
+def test_damaged_metadata_and_truncated_pil_images_are_one_clear_error() -> None:
+    image = Image.effect_noise((64, 64), 50).convert("RGB")
+    webp = bytearray(encoded(image, "WEBP", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff"))
+    with contextlib.suppress(ImageError):
+        read_image(bytes(webp))
+    whole = encoded(image, "PNG")
+    with pytest.raises(ImageError, match="the PIL image is damaged"):
+        read_image(Image.open(io.BytesIO(whole[: len(whole) // 2])))

@@ -97,7 +97,15 @@ def test_impossible_rules_are_refused_before_compute() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"threshold": 1.5}, {"threshold": float("nan")}, {"max_keep_ratio": -0.1}, {"min_keep": -1}, {"anchors": ("xx",)}],
+    [
+        {"threshold": 1.5},
+        {"enabled": False, "min_keep": 1},
+        {"keep_masks": [], "threshold": 0.5},
+        {"threshold": float("nan")},
+        {"max_keep_ratio": -0.1},
+        {"min_keep": -1},
+        {"anchors": ("xx",)},
+    ],
 )
 def test_values_out_of_range_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(PruningError):

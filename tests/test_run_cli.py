@@ -49,6 +49,10 @@ def test_stats_and_pruning_options(command: Command, image: Path) -> None:
     assert json.loads(done.stdout)["stats"]["new_tokens"] == 1
 
 
+def test_a_long_question_without_an_image(command: Command) -> None:
+    assert command(RUN, "word " * 200, "--max-new-tokens", "1").returncode == 0
+
+
 def test_sampling_and_ending(command: Command, image: Path) -> None:
     words = (RUN, image, "Hello", "--json", "--max-new-tokens", "5", "--temperature", "2", "--seed")
     answers = [json.loads(command(*words, seed).stdout)["answer"] for seed in ("1", "1", "2", "3", "4")]
@@ -92,7 +96,11 @@ def test_help_and_version(command: Command) -> None:
     ("words", "part"),
     [
         ([], "Missing argument"),
-        (["{image}"], "is a file; give a question after it"),
+        (["{image}"], "is an image; give a question after it"),
+        (["typo.JPG"], "is an image; give a question after it"),
+        (["{image}", "q", "--no-prune", "--threshold", "0.5"], "have no meaning"),
+        (["{image}", "q", "--overlay", "{image}"], "would overwrite the image"),
+        (["{image}", "q", "--seed", "-1"], "x>=0"),
         (["{image}", "q", "--treshold", "0.5"], "--threshold"),
         (["{image}", "q", "--threshold", "2"], "0.0<=x<=1.0"),
         (["{image}", "q", "--max-new-tokens", "0"], "x>=1"),

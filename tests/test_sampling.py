@@ -48,21 +48,29 @@ def test_repetition_penalty_equals_transformers() -> None:
         seen.append(logits)
         return logits
 
-    token = Sampler(Sampling(repetition_penalty=1.8, processors=(spy,)), prompt).choose(LOGITS)
+    sampler = Sampler(Sampling(processors=(spy,)), np.array(prompt), 1.8)
+    token = sampler.choose(LOGITS)
     assert np.allclose(seen[0], expected[0].numpy())
     assert token == int(expected.argmax())
+    again = hf.RepetitionPenaltyLogitsProcessor(1.8)(
+        torch.tensor([[*prompt, token]]), torch.from_numpy(LOGITS.copy())[None]
+    )
+    sampler.choose(LOGITS)
+    assert np.allclose(seen[1], again[0].numpy())
+    own = Sampler(Sampling(repetition_penalty=1.0, processors=(spy,)), np.array(prompt), 1.8)
+    assert own.choose(LOGITS) == int(LOGITS.argmax())
 
 
 def test_draws_follow_the_probabilities_and_the_seed() -> None:
     options = Sampling(temperature=1.0, top_k=3, seed=11)
-    sampler = Sampler(options, [])
+    sampler = Sampler(options, np.array([1]), 1.0)
     draws = [sampler.choose(LOGITS) for _ in range(4000)]
     expected = filtered_probability(LOGITS, options)
     counts = np.bincount(draws, minlength=200) / 4000
     assert np.abs(counts - expected).max() < 0.03
-    again = Sampler(options, [])
+    again = Sampler(options, np.array([1]), 1.0)
     assert [again.choose(LOGITS) for _ in range(50)] == draws[:50]
-    other = Sampler(Sampling(temperature=1.0, top_k=3, seed=12), [])
+    other = Sampler(Sampling(temperature=1.0, top_k=3, seed=12), np.array([1]), 1.0)
     assert [other.choose(LOGITS) for _ in range(50)] != draws[:50]
 
 
@@ -95,6 +103,8 @@ def test_a_processor_decides(pocket: Session, photo: np.ndarray) -> None:
         {"stop": "text"},
         {"stop": ("",)},
         {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"seed": -1},
     ],
 )
 def test_values_out_of_range_are_refused(options: dict) -> None:

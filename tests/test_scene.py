@@ -91,6 +91,9 @@ def test_the_oldest_state_goes_first() -> None:
     class Fixed(SceneState):
         nbytes = 10  # type: ignore[assignment]
 
+        def __init__(self) -> None:
+            super().__init__((), ())
+
     cache = SceneCache(25)
     for key in (b"a", b"b"):
         cache.put(key, Fixed())

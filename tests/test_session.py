@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -9,11 +10,31 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glimpse_runtime import ImageError, InputError, PromptError, Pruning, PruningError, Session, SessionError, load
-from glimpse_runtime.interrupt import Interrupt
+from glimpse_runtime import (
+    Frame,
+    ImageError,
+    InputError,
+    PromptError,
+    Pruning,
+    PruningError,
+    Sampling,
+    Session,
+    SessionError,
+    load,
+)
 from glimpse_runtime.session import DEFAULT_MAX_NEW_TOKENS
 
 QUESTION = "What colour is the circle?"
+
+
+def letters(tokens: object, logits: np.ndarray) -> np.ndarray:
+    """Keeps the first hundred tokens: bytes and letters, none of which ends an answer."""
+    masked = np.full_like(logits, -np.inf)
+    masked[:100] = logits[:100]
+    return masked
+
+
+LETTERS = Sampling(processors=(letters,))
 
 
 def test_one_answer_from_every_form_of_image(pocket: Session, photo: np.ndarray, tmp_path: Path) -> None:
@@ -130,6 +151,10 @@ def test_token_ids_are_checked(golden_bundle: Path) -> None:
             vlm.ask_ids(None, [])
         with pytest.raises(PromptError, match="the prompt has 0 image tokens, its images need 4"):
             vlm.ask_ids(np.zeros((56, 56, 3), np.uint8), [1, 2])
+        image = vlm.bundle.manifest.tokens.image
+        ending = vlm.ask_ids(np.zeros((56, 56, 3), np.uint8), [1, 2, image, image, image, image], max_new_tokens=2)
+        assert ending.text == ""
+        assert len(ending.token_ids) == 2
         answer = vlm.ask_ids(None, [1, 2, 3], max_new_tokens=4, eos=[])
         assert answer.text == ""
         assert len(answer.token_ids) == 4
@@ -147,13 +172,59 @@ def test_an_answer_stops_when_the_cache_is_full(golden_bundle: Path, tmp_path: P
             vlm.ask_ids(None, list(range(16)))
 
 
-def test_an_answer_that_is_still_held_survives_the_next_question(pocket: Session, photo: np.ndarray) -> None:
+def test_an_answer_nobody_has_read_yet_survives_the_next_question(pocket: Session, photo: np.ndarray) -> None:
     question = "What word is on the sign?"
     alone = pocket.ask(photo, question, max_new_tokens=9).text
     held = pocket.ask(photo, question, max_new_tokens=9)
-    first = next(iter(held), "")
     pocket.ask(photo[::-1], QUESTION)
-    assert first + "".join(held) == held.text == alone
+    assert held.text == "".join(held) == alone
+    assert held.finish_reason in ("stop", "length")
+
+
+def test_an_answer_that_was_begun_and_left_is_cancelled(pocket: Session, photo: np.ndarray) -> None:
+    left = pocket.ask(photo, "Hello", max_new_tokens=300, sampling=LETTERS)
+    first = next(iter(left))
+    start = time.monotonic()
+    assert pocket.ask(photo, QUESTION, timeout=5).finish_reason != "deadline"
+    assert time.monotonic() - start < 3
+    assert left.text == first
+    assert left.finish_reason == "cancelled"
+
+
+def test_completing_an_earlier_answer_respects_the_deadline(pocket: Session, photo: np.ndarray) -> None:
+    earlier = pocket.ask(photo, "Hello", max_new_tokens=100_000, sampling=LETTERS)
+    start = time.monotonic()
+    late = pocket.ask(photo, QUESTION, timeout=0.1)
+    assert time.monotonic() - start < 2
+    assert late.finish_reason == "deadline" or late.text == ""
+    assert earlier.finish_reason == "cancelled"
+
+
+def test_a_failure_never_becomes_a_shorter_answer(pocket: Session, photo: np.ndarray) -> None:
+    calls: list[int] = []
+
+    def fail_later(tokens: object, logits: np.ndarray) -> np.ndarray:
+        calls.append(1)
+        if len(calls) > 4:
+            raise ZeroDivisionError("a processor failed")
+        return letters(tokens, logits)
+
+    answer = pocket.ask(photo, "Hello", sampling=Sampling(processors=(fail_later,)))
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            _ = answer.text
+    assert answer.finish_reason is None
+    held = pocket.ask(photo, "Hello", sampling=Sampling(processors=(fail_later,))) if len(calls) < 4 else answer
+    assert pocket.ask(photo, QUESTION).text is not None
+    with pytest.raises(ZeroDivisionError):
+        _ = held.text
+
+
+def test_one_answer_is_read_by_one_thread(pocket: Session, photo: np.ndarray) -> None:
+    answer = pocket.ask(photo, "Hello", max_new_tokens=20, sampling=LETTERS)
+    with answer._busy, pytest.raises(SessionError, match="another thread"):
+        _ = answer.text
+    assert len(answer.text) > 0
 
 
 def test_an_answer_that_was_dropped_is_not_completed(pocket: Session, photo: np.ndarray) -> None:
@@ -180,7 +251,7 @@ def test_a_closed_session_says_so(photo: np.ndarray) -> None:
 
 def test_a_busy_session_says_so_and_two_sessions_run_side_by_side(photo: np.ndarray) -> None:
     with load() as vlm:
-        with vlm._turn(Interrupt()), pytest.raises(SessionError, match="busy"):
+        with vlm._turn(), pytest.raises(SessionError, match="busy"):
             vlm.ask(photo, QUESTION)
         expected = vlm.ask(photo, QUESTION).text
     found: list[str] = []
@@ -195,3 +266,46 @@ def test_a_busy_session_says_so_and_two_sessions_run_side_by_side(photo: np.ndar
     for thread in threads:
         thread.join()
     assert found == [expected] * 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": 1.5}, "whole number"),
+        ({"timeout": "1"}, "number of seconds"),
+        ({"timeout": float("nan")}, "number of seconds"),
+        ({"system": 5}, "system message must be a str"),
+        ({"question": "\udcff"}, "not valid Unicode"),
+        ({"encoding": "yuv"}, "cannot use encoding 'yuv'"),
+    ],
+)
+def test_odd_options_are_refused_clearly(
+    pocket: Session, photo: np.ndarray, options: dict[str, object], message: str
+) -> None:
+    question = options.pop("question", QUESTION)
+    with pytest.raises(InputError, match=message):
+        pocket.ask(photo, question, **options)  # type: ignore[arg-type]
+
+
+def test_an_infinite_timeout_is_none(pocket: Session, photo: np.ndarray) -> None:
+    for timeout in (float("inf"), 1e12):
+        assert pocket.ask(photo, QUESTION, timeout=timeout).text == pocket.ask(photo, QUESTION).text
+
+
+def test_encoding_and_frames_agree_or_are_refused(pocket: Session, photo: np.ndarray) -> None:
+    expected = pocket.ask(photo, QUESTION)
+    assert pocket.ask(Frame(photo[..., ::-1]), QUESTION, encoding="bgr8").pruning.kept == expected.pruning.kept
+    with pytest.raises(InputError, match="contradicts"):
+        pocket.ask(Frame(photo, "rgb8"), QUESTION, encoding="bgr8")
+
+
+def test_threads_are_limited_by_the_machine() -> None:
+    with pytest.raises(InputError, match="threads must lie in"):
+        load(threads=100_000)
+    with pytest.raises(InputError, match="threads must lie in"):
+        load(threads=-5)
+
+
+def test_max_pixels_never_raises_the_limit(photo: np.ndarray) -> None:
+    with load(max_pixels=10**9) as vlm:
+        assert vlm._image_rules == vlm.bundle.manifest.images

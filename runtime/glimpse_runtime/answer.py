@@ -1,12 +1,17 @@
 """An answer: a stream of text pieces, and the facts about how it came to be."""
 
+import logging
+import threading
 import time
 from collections.abc import Iterator, Sequence, Set
 
+from glimpse_runtime.errors import SessionError
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.pruning import PruneReport
 from glimpse_runtime.stats import Stats
 from glimpse_runtime.tokenizer import Tokenizer
+
+log = logging.getLogger("glimpse")
 
 
 class Answer:
@@ -15,7 +20,6 @@ class Answer:
     Attributes:
         pruning: which visual tokens were kept, and why.
         stats: stage times; complete when the answer is.
-        image_sizes: (width, height) of each image as given, in pixels.
         stamp: acquisition time of the newest frame, in seconds of ``time.monotonic()``; None if it had none.
         token_ids: the tokens so far, the one that ended the answer included.
         finish_reason: None while the answer goes on, then ``stop`` (the model or a stop text ended it),
@@ -31,13 +35,11 @@ class Answer:
         stats: Stats,
         interrupt: Interrupt,
         stop_texts: Sequence[str],
-        image_sizes: tuple[tuple[int, int], ...],
         stamp: float | None,
     ) -> None:
         """Wraps a token stream; made by ``Session.ask``."""
         self.pruning = pruning
         self.stats = stats
-        self.image_sizes = image_sizes
         self.stamp = stamp
         self.token_ids: list[int] = []
         self.finish_reason: str | None = None
@@ -50,6 +52,8 @@ class Answer:
         self._pieces: list[str] = []
         self._given = 0
         self._held = ""
+        self._error: Exception | None = None
+        self._busy = threading.Lock()
         self._ended_s: float | None = None
 
     def __iter__(self) -> Iterator[str]:
@@ -76,15 +80,45 @@ class Answer:
         """Ends the answer with the text it has; may be called from any thread."""
         self._interrupt.cancel()
 
+    def _finish_for(self, interrupt: Interrupt) -> None:
+        """Ends this answer because another request needs the session.
+
+        What nobody has begun to read is completed, unless the other request ends first; what was begun and left is
+        cancelled. A failure is kept for whoever reads this answer.
+        """
+        if self._given:
+            self.cancel()
+        try:
+            while self._advance():
+                if interrupt.expired():
+                    self.cancel()
+        except SessionError:
+            raise
+        except Exception:
+            log.debug("an earlier answer failed while it was completed", exc_info=True)
+
     def _advance(self) -> bool:
-        """Decodes until there is one more piece; False when the answer is complete."""
-        while self.finish_reason is None:
-            token = next(self._tokens, None)
-            piece = self._end() if token is None else self._take(token)
-            if piece:
-                self._pieces.append(piece)
-                return True
-        return False
+        """Decodes until there is one more piece; False when the answer is complete.
+
+        A failure is raised again for every later reader: it never becomes a shorter answer.
+        """
+        if not self._busy.acquire(blocking=False):
+            raise SessionError("this answer is being read by another thread")
+        try:
+            while self.finish_reason is None:
+                if self._error is not None:
+                    raise self._error
+                token = next(self._tokens, None)
+                piece = self._end() if token is None else self._take(token)
+                if piece:
+                    self._pieces.append(piece)
+                    return True
+            return False
+        except Exception as error:
+            self._error = error
+            raise
+        finally:
+            self._busy.release()
 
     def _take(self, token: int) -> str:
         """Takes one token; returns the text that is certain now, holding back what a stop text may continue."""

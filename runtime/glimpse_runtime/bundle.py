@@ -13,6 +13,7 @@ import numpy as np
 from glimpse_runtime.atomic import write_text
 from glimpse_runtime.errors import BundleDamagedError, BundleFormatError, BundleNotFoundError
 from glimpse_runtime.manifest import MANIFEST_NAME, Manifest
+from glimpse_runtime.manifest_checks import check_values
 from glimpse_runtime.types import Array, FloatArray, IntArray
 
 log = logging.getLogger("glimpse")
@@ -50,7 +51,7 @@ class Bundle:
             BundleFormatError: the manifest cannot be read by this version.
             BundleDamagedError: a file is missing, cut or altered.
         """
-        root = packaged_bundle() if folder is None else Path(folder).expanduser()
+        root = packaged_bundle() if folder is None else Path(os.path.expanduser(folder))  # noqa: PTH111  (never fails)
         path = root / MANIFEST_NAME
         try:
             text = path.read_text(encoding="utf-8")
@@ -62,6 +63,7 @@ class Bundle:
             raise BundleNotFoundError(f"cannot read {path}: {error.strerror}") from None
         root = root.resolve()
         bundle = cls(root, Manifest.from_json(text, str(path)))
+        check_values(bundle.manifest, str(path))
         bundle._check_names()
         bundle._check_files(hashlib.sha256(text.encode()).hexdigest(), verify)
         return bundle
@@ -78,20 +80,20 @@ class Bundle:
         )
         return EmbeddingTable(stored, spec.dtype)
 
+    def _is_inside(self, name: str) -> bool:
+        return (self.folder / name).resolve().is_relative_to(self.folder)
+
     def _check_names(self) -> None:
         where = self.folder / MANIFEST_NAME
         manifest = self.manifest
         for name in manifest.files:
             pure = PurePosixPath(name)
-            inside = (self.folder / name).resolve().is_relative_to(self.folder)
-            if pure.is_absolute() or ".." in pure.parts or "\\" in name or not inside:
+            plain = bool(pure.name) and not pure.is_absolute() and ".." not in pure.parts
+            if not plain or "\\" in name or "\0" in name or not self._is_inside(name):
                 raise BundleFormatError(f"{where}: file {name!r} leaves the bundle folder; do not use this bundle")
         needed = {stage.file for stage in manifest.stages.values()} | {manifest.embedding.file}
         for name in sorted(needed - set(manifest.files)):
             raise BundleFormatError(f"{where}: {name!r} is used but not listed under files; export the model again")
-        for stage in ("vision", "lower", "score", "upper"):
-            if stage not in manifest.stages:
-                raise BundleFormatError(f"{where}: stage {stage!r} is missing; export the model again")
         spec = manifest.embedding
         if spec.dtype not in _EMBEDDING_DTYPES:
             raise BundleFormatError(f"{where}: embedding.dtype {spec.dtype!r} is not known")
@@ -115,22 +117,31 @@ class Bundle:
                 )
             state[name] = [found.st_size, found.st_mtime_ns]
         total_bytes = sum(spec.bytes for spec in self.manifest.files.values())
-        mark = cache_folder() / "verified" / f"{hashlib.sha256(str(self.folder).encode()).hexdigest()[:32]}.json"
+        is_large = total_bytes > _HASH_EACH_LOAD_BYTES
         record = json.dumps({"manifest": manifest_sha256, "files": state}, sort_keys=True)
-        if not verify and total_bytes > _HASH_EACH_LOAD_BYTES and _read_or_empty(mark) == record:
+        if is_large and not verify and _read_or_empty(self._mark()) == record:
             return
         for name, spec in self.manifest.files.items():
-            if sha256_of(self.path(name)) != spec.sha256:
+            try:
+                found_sha256 = sha256_of(self.path(name))
+            except OSError as error:
+                raise BundleDamagedError(f"cannot read {self.path(name)}: {error.strerror}") from None
+            if found_sha256 != spec.sha256:
                 raise BundleDamagedError(
                     f"{self.path(name)} was altered: its content does not have the hash in {MANIFEST_NAME}; "
                     "copy the bundle again or export the model again"
                 )
-        if total_bytes > _HASH_EACH_LOAD_BYTES:
+        if is_large:
             try:
-                mark.parent.mkdir(parents=True, exist_ok=True)
-                write_text(mark, record)
+                self._mark().parent.mkdir(parents=True, exist_ok=True)
+                write_text(self._mark(), record)
             except OSError as error:
                 log.debug("cannot remember that %s was verified: %s", self.folder, error)
+
+    def _mark(self) -> Path:
+        """Where it is remembered that this bundle was hashed."""
+        name = hashlib.sha256(str(self.folder).encode()).hexdigest()[:32]
+        return cache_folder() / "verified" / f"{name}.json"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The command ``glimpse-run``: a thin skin over ``load`` and ``ask``."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _RATIO = click.FloatRange(0.0, 1.0)
 _COUNT = click.IntRange(min=1)
+_IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def _print_version(context: click.Context, option: click.Parameter, value: bool) -> None:
@@ -52,7 +54,7 @@ def _print_version(context: click.Context, option: click.Parameter, value: bool)
     help="Draw from the best tokens of this probability.",
 )
 @click.option("--top-k", type=click.IntRange(min=0), default=0, help="Draw from this many best tokens; 0 is no limit.")
-@click.option("--seed", type=int, help="Seed of the draws.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the draws.")
 @click.option(
     "--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be given more than once."
 )
@@ -83,8 +85,10 @@ def run(words: tuple[str, ...], **options: Any) -> None:
     The answer goes to standard output, everything else to standard error.
     """
     images, question = list(words[:-1]), words[-1]
-    if not images and Path(question).is_file():
-        raise click.UsageError(f"{question!r} is a file; give a question after it")
+    if not images and (os.path.isfile(question) or question.lower().endswith(_IMAGE_ENDINGS)):  # noqa: PTH113
+        raise click.UsageError(f"{question!r} is an image; give a question after it")
+    if options["no_prune"] and (options["threshold"] is not None or options["max_keep_ratio"] is not None):
+        raise click.UsageError("--no-prune keeps everything, so --threshold and --max-keep-ratio have no meaning")
     answer_question(images, question, options)
 
 
@@ -98,6 +102,8 @@ def answer_question(images: list[str], question: str, options: dict[str, Any]) -
         if not images:
             raise click.UsageError("--overlay needs an image")
         overlay.check_path(picture)
+        if picture.resolve() in [Path(image).resolve() for image in images]:
+            raise click.UsageError(f"--overlay {picture} would overwrite the image; choose another name")
     request = Pruning(
         enabled=not options["no_prune"],
         threshold=options["threshold"],

@@ -17,6 +17,7 @@ ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Im
 _ACCEPTED = "a path, the bytes of a JPEG/PNG/WebP/BMP file, a PIL image, or an array (height, width[, 3])"
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _DLPACK_CPU = 1
+_LARGEST_FILE_BYTES = 256 << 20
 _LARGEST_PIXELS = 178_956_970
 
 _ENCODINGS: dict[str, tuple[int, Callable[[ByteArray], ByteArray]]] = {
@@ -49,9 +50,9 @@ def read_image(source: ImageSource, encoding: str | None = None) -> Image.Image:
     if encoding is not None and isinstance(source, (Image.Image, str, os.PathLike, bytes, bytearray, memoryview)):
         raise ImageError(f"encoding={encoding!r} is for numpy arrays; an image file or PIL image has its own")
     if isinstance(source, Image.Image):
-        return _to_rgb(source, "the PIL image")
+        return _guarded(lambda: _to_rgb(source, "the PIL image"), "the PIL image")
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(io.BytesIO(source), len(source), "the image data")
+        return _decode(bytes(source), "the image data")
     if isinstance(source, (str, os.PathLike)):
         return _from_path(Path(source))
     return _from_array(_as_array(source), encoding)
@@ -76,52 +77,67 @@ def _as_array(source: object) -> Array:
 
 def _from_path(path: Path) -> Image.Image:
     try:
-        size_bytes = path.stat().st_size
         if path.is_dir():
             raise ImageError(f"{path} is a folder, not an image file")
         with path.open("rb") as file:
-            return _decode(file, size_bytes, str(path))
+            data = file.read(_LARGEST_FILE_BYTES + 1)
     except FileNotFoundError:
         raise ImageError(f"there is no file {path}") from None
-    except OSError as error:
-        raise ImageError(f"cannot read {path}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        raise ImageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    return _decode(data, str(path))
 
 
-def _decode(file: "io.BufferedReader | io.BytesIO", size_bytes: int, name: str) -> Image.Image:
-    if size_bytes == 0:
+def _decode(data: bytes, name: str) -> Image.Image:
+    if not data:
         raise ImageError(f"{name} is empty")
+    if len(data) > _LARGEST_FILE_BYTES:
+        raise ImageError(f"{name} is larger than {_LARGEST_FILE_BYTES >> 20} MiB; shrink it first")
+
+    def decode() -> Image.Image:
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        if image.width * image.height > _LARGEST_PIXELS:
+            raise ImageError(
+                f"{name} claims {image.width} x {image.height} pixels, more than the limit of {_LARGEST_PIXELS}; "
+                "shrink it first"
+            )
+        image.load()
+        return _to_rgb(image, name)
+
+    return _guarded(decode, name)
+
+
+def _guarded(decode: Callable[[], Image.Image], name: str) -> Image.Image:
+    """Runs Pillow's decoders: whatever they raise about the data becomes one clear error."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(file, formats=_FORMATS)
-            if image.width * image.height > _LARGEST_PIXELS:
-                raise ImageError(
-                    f"{name} claims {image.width} x {image.height} pixels, more than the limit of "
-                    f"{_LARGEST_PIXELS}; shrink it first"
-                )
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image), name)
+            return decode()
+    except ImageError:
+        raise
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not a JPEG, PNG, WebP or BMP image") from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name} is too large: {error}") from None
-    except (OSError, SyntaxError, ValueError, EOFError, TypeError) as error:
-        if isinstance(error, ImageError):
-            raise
+    except Exception as error:
         raise ImageError(f"{name} is damaged or cut short: {error}") from None
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.width == 0 or image.height == 0:
         raise ImageError(f"{name} has no pixels ({image.width} x {image.height})")
-    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
-        return _from_array(_eight_bits(np.asarray(image), image.mode, name), "mono8")
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
+        return _from_array(_eight_bits(np.asarray(image), name), "mono8")
+    if image.mode == "F":
+        raise ImageError(f"{name} has floating-point pixels (mode F); convert it to 8 or 16 bits")
     return image.convert("RGB")
 
 
-def _eight_bits(values: Array, mode: str, name: str) -> ByteArray:
-    if mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise ImageError(f"{name} has pixel mode {mode} with values outside 0..65535; convert it to 8 or 16 bits")
+def _eight_bits(values: Array, name: str) -> ByteArray:
+    """Scales 16-bit grey to eight bits."""
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError(f"{name} has values outside 0..65535; convert it to 8 or 16 bits")
     return (values.astype(np.uint32) >> 8).astype(np.uint8)
 
 
@@ -142,4 +158,4 @@ def _from_array(frame: Array, encoding: str | None) -> Image.Image:
     channels, to_rgb = _ENCODINGS[encoding]
     if frame.shape[-1] != channels:
         raise ImageError(f"encoding {encoding} has {channels} channel(s), the array has shape {frame.shape}")
-    return Image.fromarray(np.ascontiguousarray(to_rgb(frame)), "RGB")
+    return Image.fromarray(np.ascontiguousarray(to_rgb(frame)))

@@ -32,11 +32,15 @@ class Interrupt:
         """Ends the request; may be called from any thread, also more than once."""
         self._fire("cancelled")
 
-    def check(self) -> None:
-        """Raises ``Interrupted`` if the request has ended."""
+    def expired(self) -> bool:
+        """Returns whether the request has ended."""
         if self.reason is None and self._deadline_s is not None and time.monotonic() >= self._deadline_s:
             self._fire("deadline")
-        if self.reason is not None:
+        return self.reason is not None
+
+    def check(self) -> None:
+        """Raises ``Interrupted`` if the request has ended."""
+        if self.expired():
             raise Interrupted
 
     def during(self, stop_engine: Callable[[], None], short: bool = False) -> "_Run":
@@ -69,10 +73,12 @@ class _Run:
         interrupt = self._interrupt
         interrupt.check()
         with interrupt._lock:
+            if interrupt.reason is not None:  # it ended since the check
+                raise Interrupted
             interrupt._stop_engine = self._stop_engine
         if interrupt._deadline_s is not None and not self._short:
             left_s = interrupt._deadline_s - time.monotonic()
-            self._timer = threading.Timer(max(left_s, 0.0), interrupt._fire, ["deadline"])
+            self._timer = threading.Timer(min(max(left_s, 0.0), threading.TIMEOUT_MAX), interrupt._fire, ["deadline"])
             self._timer.daemon = True
             self._timer.start()
 

@@ -6,7 +6,7 @@ strict: a missing key, an unknown key or a value of another type is a ``BundleFo
 
 import dataclasses
 import json
-import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -136,6 +136,13 @@ class PruningDefaults:
 
 
 @dataclasses.dataclass(frozen=True)
+class GenerationDefaults:
+    """What the checkpoint's generation_config.json changes about greedy decoding."""
+
+    repetition_penalty: float
+
+
+@dataclasses.dataclass(frozen=True)
 class TokenIds:
     """Ids with a meaning of their own; ``eos`` ids end an answer."""
 
@@ -195,6 +202,7 @@ class Manifest:
     glimpse: GlimpseSpec
     scorer: ScorerSpec
     pruning: PruningDefaults
+    generation: GenerationDefaults
     tokens: TokenIds
     prompt: PromptSpec | None
     images: ImageRules
@@ -221,7 +229,7 @@ class Manifest:
         """
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleFormatError(f"{where} is not valid JSON ({error}); export the model again") from None
         if not isinstance(data, dict):
             raise BundleFormatError(f"{where} is not a JSON object; export the model again")
@@ -261,7 +269,7 @@ def _value(hint: Any, data: Any, where: str, path: str) -> Any:
         return tuple(_value(arguments[0], item, where, f"{path}[{i}]") for i, item in enumerate(data))
     if origin is not None and issubclass(origin, Mapping) and isinstance(data, dict):
         return {key: _value(arguments[1], item, where, _join(path, key)) for key, item in data.items()}
-    if hint is float and type(data) in (int, float) and math.isfinite(data):
+    if hint is float and type(data) in (int, float) and abs(data) < sys.float_info.max:
         return float(data)
     if hint in (int, str, bool) and type(data) is hint:
         return data

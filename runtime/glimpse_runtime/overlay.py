@@ -32,7 +32,7 @@ def draw(image: Image.Image, keep: BoolArray) -> Image.Image:
     grey = pixels.mean(axis=-1, keepdims=True)
     out: ByteArray = np.where(kept[..., None], pixels, (0.5 * pixels + 0.5 * grey) * _DARK).astype(np.uint8)
     out[_border(kept, max(1, min(width, height) // 250))] = _OUTLINE
-    return Image.fromarray(out, "RGB")
+    return Image.fromarray(out)
 
 
 def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
@@ -68,7 +68,10 @@ def save(image: Image.Image, path: Path) -> None:
     """
     check_path(path)
     buffer = io.BytesIO()
-    image.save(buffer, FORMATS[path.suffix.lower()])
+    try:
+        image.save(buffer, FORMATS[path.suffix.lower()])
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write {path}: {error}; a .png takes pictures of any size") from None
     try:
         with open_atomic(path) as file:
             file.write(buffer.getvalue())

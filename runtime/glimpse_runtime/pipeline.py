@@ -139,11 +139,11 @@ class Pipeline:
                     f"an image needs {grid.visual_tokens} visual tokens, the bundle allows {largest}; "
                     "use fewer pixels (max_pixels=, --max-pixels) or export with a larger --max-visual-tokens"
                 )
-        rows = len(prompt.ids) + self._glimpse_rows(prompt, request)
-        if rows + 1 > self._capacity:
+        rows = len(prompt.ids) + self._glimpse_rows(prompt, request) + 1
+        if rows > self._capacity:
             raise PromptError(
-                f"the prompt needs {rows} rows of context, the bundle has {self._capacity}; shorten the text, "
-                "use fewer pixels (max_pixels=, --max-pixels) or export with a larger --max-context"
+                f"the prompt and a first token need {rows} rows of context, the bundle has {self._capacity}; "
+                "shorten the text, use fewer pixels (max_pixels=, --max-pixels) or export with a larger --max-context"
             )
         mrope_positions(prompt.ids, prompt.grids, self.manifest.tokens.image)  # image tokens and images must match
         if request.enabled and prompt.grids:

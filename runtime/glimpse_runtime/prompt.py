@@ -48,8 +48,12 @@ def build_prompt(
     Raises:
         PromptError: the question is not text, or is empty without an image.
     """
-    if not isinstance(question, str):
-        raise PromptError(f"the question must be a str, found {type(question).__name__}")
+    for what, text in (
+        ("question", question),
+        ("system message", system or ""),
+        *(("turn", t) for turn in turns for t in turn),
+    ):
+        _check_text(what, text)
     if not question.strip() and not grids:
         raise PromptError("the question is empty")
     pieces: list[tuple[str, bool]] = []
@@ -77,3 +81,12 @@ def expand_images(ids: IntArray, grids: Sequence[Grid], image_token: int) -> Int
     repeats = np.ones(len(ids), np.int64)
     repeats[placeholder] = [grid.visual_tokens for grid in grids]
     return np.repeat(ids, repeats)
+
+
+def _check_text(what: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise PromptError(f"the {what} must be a str, found {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PromptError(f"the {what} is not valid Unicode text: {text!r}") from None

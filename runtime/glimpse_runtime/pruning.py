@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from glimpse_runtime.errors import PruningError
 from glimpse_runtime.manifest import PruningDefaults
 from glimpse_runtime.preprocess import Grid
+from glimpse_runtime.regions import Box, kept_boxes
 from glimpse_runtime.types import Array, BoolArray, FloatArray, IntArray
 
 
@@ -48,6 +50,11 @@ class Pruning:
         for anchor in self.anchors or ():
             if anchor not in _ANCHORS:
                 raise PruningError(f"unknown anchor {anchor!r}; anchors are {', '.join(_ANCHORS)}")
+        if self.keep_masks is not None and self.threshold is not None:
+            raise PruningError("a threshold has no meaning with keep_masks: no scores are computed")
+        others = (self.threshold, self.max_keep_ratio, self.min_keep, self.anchors, self.keep_masks)
+        if not self.enabled and any(value is not None for value in others):
+            raise PruningError("pruning is switched off (enabled=False), so no other option of it can be given")
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class PruneReport:
         keep_masks: per image, (rows, columns) bool on the merged grid.
         scores: per image, (rows, columns) float32: sigmoid of the scorer's logit; empty when it did not run.
         reason: why nothing was pruned; None when something was.
-        boxes: per image, kept regions as (left, top, right, bottom) in pixels of the image as given.
+        image_sizes: (width, height) of each image as given, in pixels.
     """
 
     method: str
@@ -74,7 +81,12 @@ class PruneReport:
     keep_masks: tuple[BoolArray, ...]
     scores: tuple[FloatArray, ...]
     reason: str | None
-    boxes: tuple[tuple[tuple[int, int, int, int], ...], ...] = ()
+    image_sizes: tuple[tuple[int, int], ...] = ()
+
+    @cached_property
+    def boxes(self) -> tuple[tuple[Box, ...], ...]:
+        """Kept regions per image as (left, top, right, bottom) in pixels of the image as given."""
+        return tuple(kept_boxes(mask, size) for mask, size in zip(self.keep_masks, self.image_sizes, strict=True))
 
     @property
     def kept_ratio(self) -> float:

@@ -1,12 +1,15 @@
 """From logits to the next token: greedy, or drawn after the usual filters; with a seam for constraints."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from glimpse_runtime.errors import InputError
-from glimpse_runtime.types import DoubleArray, FloatArray
+from glimpse_runtime.types import DoubleArray, FloatArray, IntArray
+
+_GREEDY_BELOW = 1e-5
 
 LogitsProcessor = Callable[[Sequence[int], FloatArray], FloatArray]
 
@@ -16,12 +19,12 @@ class Sampling:
     """How tokens are chosen and when an answer stops. The defaults are greedy.
 
     Attributes:
-        temperature: 0 takes the best token; otherwise logits are divided by it before drawing.
+        temperature: below 1e-5 takes the best token; otherwise logits are divided by it before drawing.
         top_k: draw from the best k tokens; 0 is no limit.
         top_p: draw from the smallest set of best tokens with at least this probability.
         min_p: draw from tokens with at least this share of the best one's probability.
         repetition_penalty: divides (or for negative logits multiplies) the logits of tokens that have occurred,
-            prompt included.
+            prompt included; None is the checkpoint's own, 1 is none.
         seed: of the random numbers; None is a fresh one for each request.
         stop: texts that end the answer; they are not part of it.
         processors: called in order with the tokens so far (prompt included) and the (vocab,) float32 logits, which
@@ -32,7 +35,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    repetition_penalty: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
     processors: tuple[LogitsProcessor, ...] = ()
@@ -43,12 +46,14 @@ class Sampling:
         Raises:
             InputError: a value is out of its range.
         """
+        penalty = self.repetition_penalty
         limits = {
-            "temperature": self.temperature >= 0,
+            "temperature": 0 <= self.temperature < math.inf,
             "top_k": self.top_k >= 0,
             "top_p": 0 < self.top_p <= 1,
             "min_p": 0 <= self.min_p <= 1,
-            "repetition_penalty": self.repetition_penalty > 0,
+            "repetition_penalty": penalty is None or 0 < penalty < math.inf,
+            "seed": self.seed is None or (isinstance(self.seed, int) and self.seed >= 0),
         }
         for name, good in limits.items():
             if not good:
@@ -60,25 +65,33 @@ class Sampling:
 class Sampler:
     """Chooses the tokens of one request."""
 
-    def __init__(self, options: Sampling, prompt: Sequence[int]) -> None:
-        """Starts with the tokens of the prompt."""
+    def __init__(self, options: Sampling, prompt: IntArray, repetition_penalty: float) -> None:
+        """Starts with the tokens of the prompt.
+
+        Args:
+            options: the request's options.
+            prompt: (tokens,) ids.
+            repetition_penalty: the bundle's own, for a request that names none.
+        """
+        chosen = options.repetition_penalty
+        self._penalty = np.float32(repetition_penalty if chosen is None else chosen)
         self._options = options
-        self._tokens = [int(token) for token in prompt]
-        self._random = np.random.default_rng(options.seed) if options.temperature else None
+        self._tokens: list[int] = prompt.tolist()
+        self._seen = np.unique(prompt) if self._penalty != 1 else prompt[:0]
+        self._random = np.random.default_rng(options.seed) if options.temperature >= _GREEDY_BELOW else None
 
     def choose(self, logits: FloatArray) -> int:
         """Returns the next token for (vocab,) float32 logits, and remembers it."""
-        options = self._options
-        if options.repetition_penalty != 1.0:
-            seen = np.unique(self._tokens)
+        if len(self._seen):
             logits = logits.copy()
-            scores = logits[seen]
-            penalty = np.float32(options.repetition_penalty)
-            logits[seen] = np.where(scores < 0, scores * penalty, scores / penalty)
-        for processor in options.processors:
+            scores = logits[self._seen]
+            logits[self._seen] = np.where(scores < 0, scores * self._penalty, scores / self._penalty)
+        for processor in self._options.processors:
             logits = processor(self._tokens, logits)
         token = int(logits.argmax()) if self._random is None else self._draw(logits, self._random)
         self._tokens.append(token)
+        if len(self._seen) and token not in self._seen:
+            self._seen = np.append(self._seen, token)
         return token
 
     def _draw(self, logits: FloatArray, random: np.random.Generator) -> int:

@@ -3,6 +3,7 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -12,27 +13,31 @@ from glimpse_runtime.errors import SessionError
 from glimpse_runtime.pipeline import Prefix, VisualTokens
 from glimpse_runtime.preprocess import Grid
 from glimpse_runtime.pruning import Pruning
+from glimpse_runtime.request import DEFAULT_MAX_NEW_TOKENS, make_request
 from glimpse_runtime.sampling import Sampling
 
 if TYPE_CHECKING:
     from glimpse_runtime.answer import Answer
     from glimpse_runtime.session import Session
 
-DEFAULT_MAX_NEW_TOKENS = 128
 
-
+@dataclass
 class SceneState:
-    """Vision outputs of some images, and the prompt's start after the lower layers.
+    """Some images, and as much as has been computed of them.
 
     Attributes:
+        grids: their patch grids.
+        sizes: (width, height) of each as given, in pixels.
+        stamp: acquisition time of the newest, None where none had one.
         visual: the encoded images; empty until they are.
-        prefix: the prompt's start; None until it is run, and for another system message again.
+        prefix: the prompt's start after the lower layers; None until it is run.
     """
 
-    def __init__(self) -> None:
-        """Starts with nothing known."""
-        self.visual: Sequence[VisualTokens] = ()
-        self.prefix: Prefix | None = None
+    grids: tuple[Grid, ...]
+    sizes: tuple[tuple[int, int], ...]
+    stamp: float | None = None
+    visual: Sequence[VisualTokens] = ()
+    prefix: Prefix | None = None
 
     @property
     def nbytes(self) -> int:
@@ -45,30 +50,22 @@ class Scene:
     """Encoded images: every question pays only its own text, the scorer and the kept rows.
 
     Made by ``Session.encode``. It holds memory until it is closed.
-
-    Attributes:
-        stamp: acquisition time of the newest of its frames, None where none had one.
     """
 
-    def __init__(
-        self,
-        session: "Session",
-        state: SceneState,
-        grids: tuple[Grid, ...],
-        sizes: tuple[tuple[int, int], ...],
-        stamp: float | None,
-    ) -> None:
+    def __init__(self, session: "Session", state: SceneState) -> None:
         """Wraps a state; use ``Session.encode``."""
-        self.stamp = stamp
         self._session = session
         self._state: SceneState | None = state
-        self._grids = grids
-        self._sizes = sizes
 
     @property
     def nbytes(self) -> int:
         """Bytes the scene holds; 0 when closed."""
         return self._state.nbytes if self._state else 0
+
+    @property
+    def stamp(self) -> float | None:
+        """Acquisition time of the newest of its frames; None where none had one."""
+        return self._open().stamp
 
     def ask(
         self,
@@ -81,7 +78,7 @@ class Scene:
         system: str | None = None,
         turns: Sequence[tuple[str, str]] = (),
     ) -> "Answer":
-        """Asks about the scene's images; arguments, errors and answer are those of ``Session.ask``.
+        """Asks about the scene's images; errors and answer are those of ``Session.ask``.
 
         Args:
             question: the user's text.
@@ -92,21 +89,8 @@ class Scene:
             system: system message; a change of it runs the images through the lower layers again.
             turns: earlier (question, answer) texts of a conversation.
         """
-        if self._state is None:
-            raise SessionError("this scene is closed; encode the images again")
-        return self._session._ask_scene(
-            self._state,
-            self._grids,
-            self._sizes,
-            self.stamp,
-            question,
-            pruning=pruning,
-            sampling=sampling,
-            max_new_tokens=max_new_tokens,
-            timeout=timeout,
-            system=system,
-            turns=turns,
-        )
+        request = make_request(pruning, sampling, max_new_tokens, timeout)
+        return self._session._ask_scene(self._open(), question, request, system, turns)
 
     def chat(self, system: str | None = None) -> "Chat":
         """Starts a conversation about the scene."""
@@ -125,6 +109,11 @@ class Scene:
     ) -> None:
         """Closes the scene."""
         self.close()
+
+    def _open(self) -> SceneState:
+        if self._state is None:
+            raise SessionError("this scene is closed; encode the images again")
+        return self._state
 
 
 class Chat:
@@ -184,10 +173,12 @@ class SceneCache:
         return self._states.get(key)
 
     def put(self, key: bytes, state: SceneState) -> None:
-        """Keeps a state; the oldest ones go until all fit."""
+        """Keeps a state if it can ever fit; the oldest ones go until all do."""
+        if state.nbytes > self.limit_bytes:
+            return
         self._states[key] = state
         self._states.move_to_end(key)
-        while self._states and self.nbytes > self.limit_bytes:
+        while self.nbytes > self.limit_bytes:
             self._states.popitem(last=False)
 
     def clear(self) -> None:

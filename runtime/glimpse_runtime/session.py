@@ -6,6 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
 import numpy as np
@@ -16,21 +17,26 @@ from glimpse_runtime.answer import Answer
 from glimpse_runtime.backends import open_backend
 from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.errors import InputError, PromptError, SessionError
-from glimpse_runtime.frames import Frame
-from glimpse_runtime.images import ImageSource, read_image
+from glimpse_runtime.images import read_image
 from glimpse_runtime.interrupt import Interrupt, Interrupted
 from glimpse_runtime.pipeline import Pipeline, Trace
 from glimpse_runtime.preprocess import Grid, patch_grid, patchify
 from glimpse_runtime.prompt import Prompt, build_prompt
-from glimpse_runtime.pruning import PruneReport, Pruning
-from glimpse_runtime.regions import kept_boxes
+from glimpse_runtime.pruning import Pruning
+from glimpse_runtime.request import (
+    DEFAULT_MAX_NEW_TOKENS,
+    Images,
+    Request,
+    frames_of,
+    make_request,
+    newest_stamp,
+    seconds,
+)
 from glimpse_runtime.sampling import Sampler, Sampling
-from glimpse_runtime.scene import DEFAULT_MAX_NEW_TOKENS, Scene, SceneCache, SceneState, content_key
+from glimpse_runtime.scene import Scene, SceneCache, SceneState, content_key
 from glimpse_runtime.stats import Stats
 from glimpse_runtime.tokenizer import Tokenizer
 from glimpse_runtime.types import IntArray
-
-Images = ImageSource | Frame | Sequence[ImageSource | Frame] | None
 
 DEFAULT_SCENE_CACHE_BYTES = 256 << 20
 
@@ -51,11 +57,11 @@ def load(
         bundle: the bundle's folder; None is the packaged pocket model.
         device: where to run; ``cpu``.
         threads: CPU threads per operator; None lets the engine choose.
-        max_pixels: shrink images to at most this many pixels; None is the bundle's own limit.
+        max_pixels: shrink images to at most this many pixels; None, or more than the bundle's limit, is that limit.
         scene_cache_bytes: memory for the last images asked about, so that asking about the same image again is
             fast; 0 keeps nothing, right for a camera whose frames never repeat.
         verify: hash every file of the bundle, even if that was done before.
-        trace: called with the name and value of intermediate arrays.
+        trace: called with the name and value of intermediate arrays; the arrays are live, copy what you keep.
 
     Raises:
         BundleError: the bundle is missing, damaged or of another version.
@@ -79,16 +85,17 @@ class Session:
         self._pipeline: Pipeline | None = pipeline
         self._tokenizer = Tokenizer(bundle.path("tokenizer.json")) if manifest.prompt else None
         self._lock = threading.Lock()
-        self._unfinished: weakref.ref[Answer] | None = None
         self._running: Interrupt | None = None
+        self._unfinished: weakref.ref[Answer] | None = None
         self._scenes = SceneCache(scene_cache_bytes)
         self._image_rules = manifest.images
         if max_pixels is not None:
             smallest = (manifest.images.patch_size * manifest.images.merge_size) ** 2
-            if max_pixels < smallest:
-                raise InputError(f"max_pixels must be at least {smallest} (one visual token), found {max_pixels}")
-            lower = min(manifest.images.min_pixels, max_pixels)
-            self._image_rules = dataclasses.replace(manifest.images, min_pixels=lower, max_pixels=max_pixels)
+            if not isinstance(max_pixels, int) or max_pixels < smallest:
+                raise InputError(f"max_pixels must be at least {smallest} (one visual token), found {max_pixels!r}")
+            upper = min(manifest.images.max_pixels, max_pixels)
+            lower = min(manifest.images.min_pixels, upper)
+            self._image_rules = dataclasses.replace(manifest.images, min_pixels=lower, max_pixels=upper)
 
     def ask(
         self,
@@ -105,8 +112,9 @@ class Session:
         """Asks a question about zero or more images.
 
         Everything is checked before anything is computed. The call returns when the first token is known; the
-        rest is decoded while the answer is iterated. An earlier answer that is still held but not complete is
-        completed first; one that was dropped costs nothing more.
+        rest is decoded while the answer is iterated. An earlier answer that nobody has begun to read is completed
+        first, within this request's deadline; one that was begun and left is cancelled; one that was dropped is
+        gone.
 
         Args:
             images: an image (path, bytes, PIL image, (height, width[, channels]) uint8 array, ``Frame``), a
@@ -123,14 +131,13 @@ class Session:
             InputError: an image, the question or an option cannot be used.
             SessionError: the session is closed or busy.
         """
-        request = _Request.make(pruning, sampling, max_new_tokens, timeout)
+        request = make_request(pruning, sampling, max_new_tokens, timeout)
+        self._begin(request.interrupt)
         with request.stats.stage("preprocess"):
-            frames = _frames(images, encoding)
-            pictures = [read_image(frame.image, frame.encoding) for frame in frames]
-            grids = tuple(patch_grid(picture, self._image_rules) for picture in pictures)
-            prompt = self._build_prompt(question, grids, system, ())
+            scene, pictures = self._read(images, encoding)
+            prompt = self._build_prompt(question, scene.grids, system, ())
             self._open_pipeline().check(prompt, request.pruning)
-        return self._answer(prompt, pictures, None, request, _newest(frames))
+        return self._answer(prompt, scene, pictures, request)
 
     def ask_ids(
         self,
@@ -158,41 +165,42 @@ class Session:
             InputError: an image, the prompt or an option cannot be used.
             SessionError: the session is closed or busy.
         """
-        request = _Request.make(pruning, sampling, max_new_tokens, timeout, eos)
+        request = make_request(pruning, sampling, max_new_tokens, timeout, eos)
+        self._begin(request.interrupt)
         with request.stats.stage("preprocess"):
-            frames = _frames(images, None)
-            pictures = [read_image(frame.image, frame.encoding) for frame in frames]
-            grids = tuple(patch_grid(picture, self._image_rules) for picture in pictures)
-            prompt = Prompt(self._checked_ids(ids), grids)
+            scene, pictures = self._read(images, None)
+            prompt = Prompt(self._checked_ids(ids), scene.grids)
             self._open_pipeline().check(prompt, request.pruning)
-        return self._answer(prompt, pictures, None, request, _newest(frames))
+        return self._answer(prompt, scene, pictures, request)
 
-    def encode(self, images: Images, *, encoding: str | None = None) -> Scene:
+    def encode(self, images: Images, *, encoding: str | None = None, timeout: float | None = None) -> Scene:
         """Runs everything about some images that does not depend on a question.
 
         Args:
             images: at least one image; see ``ask``.
             encoding: channel order of image arrays.
+            timeout: seconds it may take.
 
         Raises:
             InputError: an image cannot be used, or there is none.
-            SessionError: the session is closed or busy.
+            SessionError: the session is closed or busy, or it was ended by its deadline or ``cancel``.
         """
-        stats = Stats()
-        frames = _frames(images, encoding)
-        if not frames:
+        stats, interrupt = Stats(), Interrupt(seconds(timeout))
+        self._begin(interrupt)
+        scene, pictures = self._read(images, encoding)
+        if not pictures:
             raise InputError("a scene needs at least one image; ask(None, question) asks without")
-        pictures = [read_image(frame.image, frame.encoding) for frame in frames]
-        grids = tuple(patch_grid(picture, self._image_rules) for picture in pictures)
-        prompt = self._build_prompt("?", grids, None, ())
+        prompt = self._build_prompt("?", scene.grids, None, ())
         pipeline = self._open_pipeline()
         pipeline.check(prompt, Pruning(enabled=False))
-        self._finish_earlier_answer()
-        state, interrupt = SceneState(), Interrupt()
-        with self._turn(interrupt):
-            self._encode_into(state, pictures, stats, interrupt)
-            state.prefix = pipeline.prefix(prompt, state.visual, stats, interrupt)
-        return Scene(self, state, grids, tuple(picture.size for picture in pictures), _newest(frames))
+        self._finish_earlier_answer(interrupt)
+        with self._turn():
+            try:
+                self._encode_into(scene, pictures, stats, interrupt)
+                scene.prefix = pipeline.prefix(prompt, scene.visual, stats, interrupt)
+            except Interrupted:
+                raise SessionError(f"the scene was not finished: {interrupt.reason}") from None
+        return Scene(self, scene)
 
     def cancel(self) -> None:
         """Ends the request that is running, from any thread; its answer keeps the text it has."""
@@ -201,23 +209,27 @@ class Session:
             running.cancel()
 
     def memory_plan(self) -> dict[str, int]:
-        """Returns bytes by purpose: KV caches, memory-mapped embedding table, weights, scenes now and at most."""
+        """Returns bytes by purpose: KV caches, memory-mapped embedding table, weights, cached scenes now and at most.
+
+        Scenes made by ``encode`` are the caller's and come on top.
+        """
         pipeline, files = self._open_pipeline(), self.bundle.manifest.files
-        table = self.bundle.manifest.embedding.file
         return {
             "kv_cache_bytes": pipeline.cache_bytes,
             "weight_bytes": sum(spec.bytes for name, spec in files.items() if name.endswith(".data")),
-            "embedding_bytes": files[table].bytes,
+            "embedding_bytes": files[self.bundle.manifest.embedding.file].bytes,
             "scene_bytes": self._scenes.nbytes,
             "scene_limit_bytes": self._scenes.limit_bytes,
         }
 
     def close(self) -> None:
-        """Frees the model and its scenes; the session cannot be used afterwards."""
-        self._scenes.clear()
-        if self._pipeline is not None:
-            self._pipeline.close()
-            self._pipeline = None
+        """Ends what runs and frees the model and its scenes; the session cannot be used afterwards."""
+        self.cancel()
+        with self._lock:
+            self._scenes.clear()
+            if self._pipeline is not None:
+                self._pipeline.close()
+                self._pipeline = None
 
     def __enter__(self) -> "Session":
         """Returns the session itself."""
@@ -230,71 +242,64 @@ class Session:
         self.close()
 
     def _ask_scene(
-        self,
-        state: SceneState,
-        grids: tuple[Grid, ...],
-        sizes: tuple[tuple[int, int], ...],
-        stamp: float | None,
-        question: str,
-        *,
-        pruning: Pruning | None,
-        sampling: Sampling | None,
-        max_new_tokens: int,
-        timeout: float | None,
-        system: str | None,
-        turns: Sequence[tuple[str, str]],
+        self, scene: SceneState, question: str, request: Request, system: str | None, turns: Sequence[tuple[str, str]]
     ) -> Answer:
-        request = _Request.make(pruning, sampling, max_new_tokens, timeout)
+        self._begin(request.interrupt)
         with request.stats.stage("preprocess"):
-            prompt = self._build_prompt(question, grids, system, turns)
+            prompt = self._build_prompt(question, scene.grids, system, turns)
             self._open_pipeline().check(prompt, request.pruning)
-        return self._answer(prompt, (), (state, sizes), request, stamp)
+        return self._answer(prompt, scene, None, request)
 
     def _answer(
-        self,
-        prompt: Prompt,
-        pictures: Sequence[Image.Image],
-        scene: tuple[SceneState, tuple[tuple[int, int], ...]] | None,
-        request: "_Request",
-        stamp: float | None,
+        self, prompt: Prompt, scene: SceneState, pictures: Sequence[Image.Image] | None, request: Request
     ) -> Answer:
-        """Prefills, chooses the first token, and leaves the rest to the answer's iterator."""
+        """Prefills, chooses the first token, and leaves the rest to the answer's iterator.
+
+        Args:
+            prompt: the tokenised prompt.
+            scene: its images.
+            pictures: their pixels; None for an encoded scene, which keeps the prompt's start whatever it takes.
+            request: the options.
+        """
         pipeline, stats, interrupt = self._open_pipeline(), request.stats, request.interrupt
-        self._finish_earlier_answer()
-        sampler = Sampler(request.sampling, prompt.ids.tolist())
+        self._finish_earlier_answer(interrupt)
+        sampler = Sampler(request.sampling, prompt.ids, self.bundle.manifest.generation.repetition_penalty)
+        report = rules.report_unpruned(prompt.grids, "the request ended before pruning")
         first: int | None = None
-        with self._turn(interrupt):
+        with self._turn():
             try:
-                state = scene[0] if scene else self._state_of(pictures, stats, interrupt)
-                if self._keeps(state, scene is not None) and _starts_otherwise(state, prompt):
-                    state.prefix = pipeline.prefix(prompt, state.visual, stats, interrupt)
-                logits, report = pipeline.prefill(prompt, state.visual, state.prefix, request.pruning, stats, interrupt)
-                if scene is None and pictures and state.prefix is not None:
-                    self._scenes.put(content_key(pictures), state)
+                key = content_key(pictures) if pictures and self._scenes.limit_bytes else None
+                known = self._scenes.get(key) if key else None
+                if known is not None:
+                    scene.visual, scene.prefix = known.visual, known.prefix
+                elif pictures:
+                    self._encode_into(scene, pictures, stats, interrupt)
+                if self._keeps_start(scene, prompt, always=pictures is None):
+                    if _starts_otherwise(scene, prompt):
+                        scene.prefix = pipeline.prefix(prompt, scene.visual, stats, interrupt)
+                    if key:
+                        self._scenes.put(key, scene)
+                logits, report = pipeline.prefill(prompt, scene.visual, scene.prefix, request.pruning, stats, interrupt)
                 first = sampler.choose(logits)
             except Interrupted:
-                report = rules.report_unpruned(prompt.grids, f"the request ended before pruning: {interrupt.reason}")
-        sizes = scene[1] if scene else tuple(picture.size for picture in pictures)
-        stats.ttft_ms = (time.perf_counter() - request.start) * 1e3
+                pass  # the answer says so by its reason
+        stats.ttft_ms = (time.perf_counter() - request.start_s) * 1e3
         stats.prompt_tokens = len(prompt.ids)
         stop = frozenset(self.bundle.manifest.tokens.eos if request.eos is None else request.eos)
         answer = Answer(
             self._generate(first, sampler, stop, request),
             stop,
             self._tokenizer,
-            _with_boxes(report, sizes),
+            dataclasses.replace(report, image_sizes=scene.sizes),
             stats,
             interrupt,
             request.sampling.stop,
-            sizes,
-            stamp,
+            scene.stamp,
         )
         self._unfinished = weakref.ref(answer)
         return answer
 
-    def _generate(
-        self, token: int | None, sampler: Sampler, stop: frozenset[int], request: "_Request"
-    ) -> Iterator[int]:
+    def _generate(self, token: int | None, sampler: Sampler, stop: frozenset[int], request: Request) -> Iterator[int]:
         """Yields tokens, the one that stops the answer included."""
         if token is None:
             return
@@ -304,34 +309,34 @@ class Session:
             pipeline = self._open_pipeline()
             if token in stop or count == request.max_new_tokens or pipeline.room == 0:
                 return
-            with self._turn(request.interrupt):
+            with self._turn():
                 try:
                     token = sampler.choose(pipeline.decode(token, request.stats, request.interrupt))
                 except Interrupted:
                     return
 
-    def _state_of(self, pictures: Sequence[Image.Image], stats: Stats, interrupt: Interrupt) -> SceneState:
-        """Returns what is known of the pictures, running the vision encoder if nothing is."""
-        state = self._scenes.get(content_key(pictures)) if pictures and self._scenes.limit_bytes else None
-        if state is None:
-            state = SceneState()
-            self._encode_into(state, pictures, stats, interrupt)
-        return state
+    def _read(self, images: Images, encoding: str | None) -> tuple[SceneState, list[Image.Image]]:
+        """Reads images; returns a scene that knows only their sizes, and their pixels."""
+        frames = frames_of(images, encoding)
+        pictures = [read_image(frame.image, frame.encoding) for frame in frames]
+        grids = tuple(patch_grid(picture, self._image_rules) for picture in pictures)
+        return SceneState(grids, tuple(picture.size for picture in pictures), newest_stamp(frames)), pictures
 
     def _encode_into(
-        self, state: SceneState, pictures: Sequence[Image.Image], stats: Stats, interrupt: Interrupt
+        self, scene: SceneState, pictures: Sequence[Image.Image], stats: Stats, interrupt: Interrupt
     ) -> None:
         pipeline = self._open_pipeline()
         with stats.stage("preprocess"):
             patches = [patchify(picture, self._image_rules) for picture in pictures]
-        state.visual = [pipeline.encode(image, stats, interrupt) for image in patches]
+        scene.visual = [pipeline.encode(image, stats, interrupt) for image in patches]
 
-    def _keeps(self, state: SceneState, is_scene: bool) -> bool:
-        """Whether the prompt's start is worth keeping: for a scene always, else if the cache has room for it."""
-        if not state.visual:
+    def _keeps_start(self, scene: SceneState, prompt: Prompt, always: bool) -> bool:
+        """Whether the prompt's start is worth keeping: it has images and text after them, and there is room."""
+        if not scene.visual or prompt.ids[-1] == self.bundle.manifest.tokens.image:
             return False
-        tokens = sum(image.grid.visual_tokens for image in state.visual)
-        return is_scene or self._open_pipeline().prefix_bytes(tokens) + state.nbytes <= self._scenes.limit_bytes
+        needed_bytes = self._open_pipeline().prefix_bytes(len(prompt.ids))
+        needed_bytes += sum(image.embeds.nbytes + image.features.nbytes for image in scene.visual)
+        return always or needed_bytes <= self._scenes.limit_bytes
 
     def _build_prompt(
         self, question: str, grids: Sequence[Grid], system: str | None, turns: Sequence[tuple[str, str]]
@@ -341,14 +346,26 @@ class Session:
             raise PromptError("this bundle has no tokenizer; use ask_ids with token ids")
         return build_prompt(self._tokenizer, manifest.prompt, manifest.tokens, question, grids, system, turns)
 
-    def _finish_earlier_answer(self) -> None:
-        """Decodes the rest of an earlier answer that somebody still holds: its KV cache is about to be reused."""
+    def _finish_earlier_answer(self, interrupt: Interrupt) -> None:
+        """Ends an answer that is still held: its KV cache is about to be reused."""
         earlier = self._unfinished() if self._unfinished else None
         if earlier is not None:
-            _ = earlier.text
+            earlier._finish_for(interrupt)
 
-    def _turn(self, interrupt: Interrupt) -> "_Turn":
-        return _Turn(self, interrupt)
+    def _begin(self, interrupt: Interrupt) -> None:
+        """Makes a request the one that ``cancel`` ends, unless another is being computed."""
+        if not self._lock.locked():
+            self._running = interrupt
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Holds the session for one computation, or says that it is busy."""
+        if not self._lock.acquire(blocking=False):
+            raise SessionError("this session is busy with another request; use one session per thread")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _open_pipeline(self) -> Pipeline:
         if self._pipeline is None:
@@ -365,81 +382,7 @@ class Session:
         return array.astype(np.int64)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Request:
-    """The checked options of one request, and its clock."""
-
-    pruning: Pruning
-    sampling: Sampling
-    max_new_tokens: int
-    eos: Sequence[int] | None
-    interrupt: Interrupt
-    stats: Stats
-    start: float
-
-    @classmethod
-    def make(
-        cls,
-        pruning: Pruning | None,
-        sampling: Sampling | None,
-        max_new_tokens: int,
-        timeout: float | None,
-        eos: Sequence[int] | None = None,
-    ) -> "_Request":
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens must be at least 1, found {max_new_tokens}")
-        if timeout is not None and not timeout >= 0:
-            raise InputError(f"timeout must be a number of seconds, not negative, found {timeout}")
-        return cls(
-            pruning or Pruning(),
-            sampling or Sampling(),
-            max_new_tokens,
-            eos,
-            Interrupt(timeout),
-            Stats(),
-            time.perf_counter(),
-        )
-
-
-class _Turn:
-    """Holds the session for one computation, or says that it is busy."""
-
-    def __init__(self, session: Session, interrupt: Interrupt) -> None:
-        self._session = session
-        self._interrupt = interrupt
-
-    def __enter__(self) -> None:
-        if not self._session._lock.acquire(blocking=False):
-            raise SessionError("this session is busy with another request; use one session per thread")
-        self._session._running = self._interrupt
-
-    def __exit__(self, *unused: object) -> None:
-        self._session._lock.release()
-
-
-def _frames(images: Images, encoding: str | None) -> list[Frame]:
-    if images is None:
-        return []
-    listed = list(images) if isinstance(images, (list, tuple)) else [images]
-    frames = []
-    for image in listed:
-        if isinstance(image, Frame):
-            frames.append(image)
-        else:
-            frames.append(Frame(image, encoding))  # type: ignore[arg-type]
-    return frames
-
-
-def _newest(frames: Sequence[Frame]) -> float | None:
-    return max((frame.stamp for frame in frames if frame.stamp is not None), default=None)
-
-
-def _starts_otherwise(state: SceneState, prompt: Prompt) -> bool:
+def _starts_otherwise(scene: SceneState, prompt: Prompt) -> bool:
     """Whether the prompt does not start as the scene's prefix does, or there is none."""
-    prefix = state.prefix
+    prefix = scene.prefix
     return prefix is None or not np.array_equal(prefix.ids, prompt.ids[: len(prefix.ids)])
-
-
-def _with_boxes(report: PruneReport, sizes: Sequence[tuple[int, int]]) -> PruneReport:
-    boxes = tuple(kept_boxes(mask, size) for mask, size in zip(report.keep_masks, sizes, strict=True))
-    return dataclasses.replace(report, boxes=boxes)

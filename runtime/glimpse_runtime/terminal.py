@@ -17,7 +17,7 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
     Errors are one line on standard error; ``--debug`` shows where they come from.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in words
+    debug = "--debug" in words[: words.index("--")] if "--" in words else "--debug" in words
     try:
         command.main(args=words, standalone_mode=False)
     except click.ClickException as error:

@@ -20,6 +20,9 @@ class Tokenizer:
         except Exception as error:  # the Rust library raises plain Exception
             raise BundleFormatError(f"cannot read {path}: {error}; export the model again") from None
         self._tokenizer.encode_special_tokens = True
+        # A file saved after training may ask for both; a prompt is taken whole and as it is.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = {token.content: index for index, token in added.items() if token.special}
         names = sorted(map(re.escape, self._special), key=len, reverse=True)

@@ -1,7 +1,9 @@
 """Inference engines behind one small seam."""
 
+import os
+
 from glimpse_runtime.backends.base import Backend, Engine
-from glimpse_runtime.errors import BackendError
+from glimpse_runtime.errors import BackendError, InputError
 
 BACKENDS = ("cpu",)
 
@@ -14,8 +16,12 @@ def open_backend(device: str, threads: int | None = None) -> Backend:
         threads: CPU threads per operator; None lets the engine choose.
 
     Raises:
+        InputError: the number of threads makes no sense on this machine.
         BackendError: the device is unknown or its engine is not installed.
     """
+    most = 4 * (os.cpu_count() or 1)
+    if threads is not None and not 1 <= threads <= most:
+        raise InputError(f"threads must lie in 1..{most} on this machine, found {threads}")
     if device == "cpu":
         from glimpse_runtime.backends.ort import OrtBackend
 
