@@ -83,19 +83,19 @@ _MIXED: tuple[Size, ...] = (
 _GLIMPSE: tuple[Size, ...] = ((448, 448, 4), (224, 224, 8), (672, 672, 2), (448, 448, 4), (336, 448, 4))
 
 PLAN = (
-    Phase("vision", "vision", (Part(((224, 224, 8),), 1200),), 3e-3, 1.5e-3, warmup=40, decay=0.2),
+    Phase("vision", "vision", (Part(((224, 224, 8),), 2000),), 3e-3, 1.5e-3, warmup=40, decay=0.2),
     Phase(
         "answers",
         "answers",
-        (Part(((224, 224, 8),), 1300), Part(_MIXED, 2000)),
+        (Part(((224, 224, 8),), 1400), Part(_MIXED, 2500)),
         3e-3,
         1.5e-3,
         warmup=40,
         decay=0.65,
         easy=0.7,
-        easy_end=0.18,
+        easy_end=0.22,
     ),
-    Phase("glimpse", "glimpse", (Part(_GLIMPSE, 1200),), 3e-3, 3e-3, warmup=20, decay=0.6),
+    Phase("glimpse", "glimpse", (Part(_GLIMPSE, 1100),), 3e-3, 3e-3, warmup=20, decay=0.6),
 )
 
 SMOKE = (
