@@ -1,11 +1,15 @@
 """Cutting chat templates: pieces that compose to what the template renders, or a refusal."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 pytest.importorskip("jinja2")
 
-from glimpse_export.errors import UnsupportedError
-from glimpse_export.template import compose, cut_template
+from glimpse_export.errors import CheckpointError, UnsupportedError
+from glimpse_export.template import compose, cut_template, read_template
 
 QWEN = (
     "{% set image_count = namespace(value=0) %}{% for message in messages %}"
@@ -57,8 +61,41 @@ def test_template_without_a_system_message() -> None:
         "{% for m in messages %}",
         "{{ raise_exception('no') }}",
         "{{ messages[0].nothing.at_all }}",
+        "{% for m in messages %}{{ '<' + m['content'] }}{% endfor %}",
+        "{{ 1 / 0 }}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+        "{{ messages | sort }}",
     ],
 )
 def test_templates_that_do_not_compose_are_refused(source: str) -> None:
     with pytest.raises(UnsupportedError, match="here: the chat template"):
         cut_template(source, "here")
+
+
+def test_what_cannot_be_rendered_says_why() -> None:
+    with pytest.raises(UnsupportedError, match="here: the chat template cannot be rendered: TypeError: "):
+        cut_template("{{ '<' + messages[0]['content'] }}", "here")
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.json"])
+def test_the_template_called_default_is_taken(tmp_path: Path, name: str) -> None:
+    tool, default = {"name": "tool_use", "template": "t"}, {"name": "default", "template": QWEN}
+    write(tmp_path / name, {"chat_template": [tool, default]})
+    assert read_template(tmp_path) == QWEN
+
+
+@pytest.mark.parametrize("templates", [[], [{"name": "tool_use", "template": "t"}], ["default"], [{"name": "default"}]])
+def test_a_list_without_a_default_is_refused(tmp_path: Path, templates: list[Any]) -> None:
+    write(tmp_path / "tokenizer_config.json", {"chat_template": templates})
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json lists chat templates and none is called"):
+        read_template(tmp_path)
+
+
+def test_a_template_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe{{")
+    with pytest.raises(CheckpointError, match=r"chat_template\.jinja cannot be read"):
+        read_template(tmp_path)
+
+
+def write(path: Path, data: dict[str, Any]) -> None:
+    path.write_text(json.dumps(data))

@@ -22,15 +22,29 @@ def read_template(folder: Path) -> str:
     """Returns the chat template of a checkpoint folder.
 
     Raises:
-        CheckpointError: it has none.
+        CheckpointError: it has none, or it cannot be read.
     """
-    if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    path = folder / "chat_template.jinja"
+    try:
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); download the checkpoint again") from None
     for name in ("chat_template.json", "tokenizer_config.json"):
         template = read_json(folder / name, missing_ok=True).get("chat_template")
+        if isinstance(template, list):
+            template = _default_template(template, folder / name)
         if isinstance(template, str):
             return template
     raise CheckpointError(f"{folder} has no chat template (chat_template.jinja or .json); the checkpoint is incomplete")
+
+
+def _default_template(named: list[Any], path: Path) -> str:
+    """Takes the template called ``default`` from a list of named ones, as transformers does."""
+    for entry in named:
+        if isinstance(entry, dict) and entry.get("name") == "default" and isinstance(entry.get("template"), str):
+            return str(entry["template"])
+    raise CheckpointError(f"{path} lists chat templates and none is called 'default'; name one so")
 
 
 def cut_template(source: str, where: str) -> PromptSpec:
@@ -128,12 +142,10 @@ class _Renderer:
 
     def __init__(self, source: str, where: str) -> None:
         try:
-            import jinja2
             from jinja2.sandbox import ImmutableSandboxedEnvironment
         except ImportError:
             raise UnsupportedError('reading a chat template needs: pip install "glimpse-edge[export]"') from None
         self._where = where
-        self._error = jinja2.TemplateError
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
@@ -141,14 +153,21 @@ class _Renderer:
         environment.globals["raise_exception"] = self._refuse
         try:
             self._template = environment.from_string(source)
-        except self._error as error:
-            raise UnsupportedError(f"{where}: the chat template cannot be parsed: {error}") from None
+        except Exception as error:  # a syntax error, or whatever the parser makes of a strange text
+            raise UnsupportedError(f"{where}: the chat template cannot be parsed: {_reason(error)}") from None
 
     def __call__(self, messages: Sequence[Message], open_answer: bool = True) -> str:
         try:
             return self._template.render(messages=list(messages), add_generation_prompt=open_answer)
-        except self._error as error:
-            raise UnsupportedError(f"{self._where}: the chat template cannot be rendered: {error}") from None
+        except UnsupportedError:
+            raise
+        except Exception as error:  # a template is a program: it may fail in any way
+            raise UnsupportedError(f"{self._where}: the chat template cannot be rendered: {_reason(error)}") from None
 
     def _refuse(self, message: str) -> None:
         raise UnsupportedError(f"{self._where}: the chat template refuses a plain conversation: {message}")
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
