@@ -1,6 +1,5 @@
-"""Reads a GlimpsePrune adapter: ``new_modules_gp.pt`` (a torch zip) or the same tensors as safetensors."""
+"""Reads a GlimpsePrune adapter: ``new_modules_gp.pt``, a torch zip of plain tensors."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +108,7 @@ def _load_torch(path: Path) -> dict[str, Any]:
         raise CheckpointError(f'reading {path} needs torch; run: pip install "glimpse-edge[export]"') from None
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file may fail anywhere in torch's parser
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is damaged or not a plain weight file ({reason}); download it again") from None
     if not isinstance(data, dict):
@@ -124,8 +123,16 @@ def _flatten(data: dict[str, Any], prefix: str = "") -> dict[str, FloatArray]:
         if isinstance(value, dict):
             flat |= _flatten(value, f"{name}.")
         elif hasattr(value, "detach"):
-            array: Array = value.detach().float().numpy()
-            flat[name] = array
+            flat[name] = _as_array(value, name)
         else:
             raise CheckpointError(f"adapter entry {name} is a {type(value).__name__}, not a tensor")
     return flat
+
+
+def _as_array(tensor: Any, name: str) -> FloatArray:
+    try:
+        array: Array = tensor.detach().float().numpy()
+    except (RuntimeError, TypeError, NotImplementedError) as error:  # sparse, quantized or without data
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"adapter entry {name} is not a plain tensor of numbers ({reason})") from None
+    return array

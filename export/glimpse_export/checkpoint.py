@@ -45,14 +45,11 @@ class Checkpoint:
             self._read_header(file_name)
 
     def _find_files(self) -> list[str]:
-        if (self.folder / _INDEX).is_file():
-            index = read_json(self.folder / _INDEX)
-            weight_map = index.get("weight_map")
-            if not isinstance(weight_map, dict) or not weight_map:
-                raise CheckpointError(f"{self.folder / _INDEX} has no weight_map; download the checkpoint again")
-            names = sorted(set(weight_map.values()))
-        elif (self.folder / _SINGLE).is_file():
+        # Where both are there, transformers reads the single file.
+        if (self.folder / _SINGLE).is_file():
             names = [_SINGLE]
+        elif (self.folder / _INDEX).is_file():
+            names = _shard_names(self.folder / _INDEX)
         else:
             raise CheckpointError(f"{self.folder} has no {_SINGLE} and no {_INDEX}; only safetensors weights are read")
         for name in names:
@@ -160,6 +157,16 @@ def read_json(path: Path, missing_ok: bool = False) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} is not a JSON object; download the checkpoint again")
     return data
+
+
+def _shard_names(path: Path) -> list[str]:
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path} has no weight_map; download the checkpoint again")
+    for tensor, name in weight_map.items():
+        if not isinstance(name, str) or not name:
+            raise CheckpointError(f"{path}: weight_map gives {name!r} as the file of {tensor}; download it again")
+    return sorted(set(weight_map.values()))
 
 
 def _published_name(key: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from glimpse_export.options import DEFAULT_DIALECT, DIALECT_NAMES
 from glimpse_models import MODELS
 from glimpse_runtime import terminal
 
@@ -45,7 +46,12 @@ def _print_models(context: click.Context, option: click.Parameter, value: bool) 
 @click.option("--max-context", type=_COUNT, help="Rows of the KV cache; by default 4096 or the model's limit.")
 @click.option("--max-visual-tokens", type=_COUNT, help="Largest image in visual tokens; by default what fits.")
 @click.option("--no-tokenizer", is_flag=True, help="Make a bundle that takes token ids only.")
-@click.option("--dialect", default="ort", help="Family of inference engines the graphs are written for.")
+@click.option(
+    "--dialect",
+    type=click.Choice(DIALECT_NAMES),
+    default=DEFAULT_DIALECT,
+    help="Family of inference engines the graphs are written for.",
+)
 @click.option("--dry-run", is_flag=True, help="Check everything and print graphs, shapes and sizes; write nothing.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is already there.")
 @click.option("--debug", is_flag=True, help="Show where an error comes from.")

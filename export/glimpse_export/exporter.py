@@ -1,8 +1,6 @@
 """Runs a plan: graphs, embedding table, tokenizer and manifest into a folder that appears whole or not at all."""
 
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +10,7 @@ import onnx_ir as ir
 from tokenizers import Tokenizer as HFTokenizer
 
 from glimpse_export.checkpoint import Checkpoint
-from glimpse_export.errors import CheckpointError, OutputError
+from glimpse_export.errors import CheckpointError
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.decoder import DecoderAuthor
 from glimpse_export.graphs.dialects import dialect
@@ -21,6 +19,7 @@ from glimpse_export.graphs.vision import VisionAuthor
 from glimpse_export.graphs.weights import StoredTensor, WeightFile
 from glimpse_export.manifest import build_manifest
 from glimpse_export.options import ExportOptions
+from glimpse_export.output import appearing, checked_output
 from glimpse_export.planning import Plan, plan
 from glimpse_export.template import cut_template, read_template
 from glimpse_runtime.bundle import sha256_of
@@ -38,7 +37,8 @@ def export(options: ExportOptions, out: Path, progress: Progress = lambda messag
 
     Args:
         options: what to export.
-        out: the bundle's folder; it appears when everything is written and checked.
+        out: the bundle's folder; it appears when everything is written and hashed. Through a link, the folder it
+            leads to is meant.
         progress: called with a line of text at the start of each step.
 
     Returns:
@@ -48,10 +48,10 @@ def export(options: ExportOptions, out: Path, progress: Progress = lambda messag
         ExportError: it cannot be done; nothing is left behind, and nothing that was there is lost.
     """
     out = out.expanduser().absolute()
-    _check_output(out, options.force)
+    place = checked_output(out, options.force)
     progress("reading configuration and tensor headers")
     checked = plan(options)
-    with _appearing(out) as folder:
+    with appearing(place) as folder:
         write_bundle(checked, folder, progress)
     return out
 
@@ -131,48 +131,3 @@ def _write_tokenizer(checked: Plan, folder: Path) -> PromptSpec:
         raise CheckpointError(f"{base}: the chat template does not place the image token {image!r} once per image")
     shutil.copyfile(source, folder / _TOKENIZER)
     return prompt
-
-
-def _check_output(out: Path, force: bool) -> None:
-    if not out.parent.is_dir():
-        raise OutputError(f"cannot write {out}: the folder {out.parent} does not exist")
-    if not out.exists() and not out.is_symlink():
-        return
-    if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST_NAME).is_file()):
-        raise OutputError(f"{out} exists and is not a bundle; choose another --out, nothing was changed")
-    if any(out.iterdir()) and not force:
-        raise OutputError(f"{out} is a bundle already; replace it with --force or choose another --out")
-
-
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """Gives a temporary folder beside ``out`` and renames it there when the block ends without an error."""
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.tmp-", dir=out.parent))
-    except OSError as error:
-        raise OutputError(f"cannot write beside {out}: {error.strerror}") from None
-    try:
-        yield folder
-        for path in folder.iterdir():
-            _sync(path)
-        folder.chmod(0o755)
-        old = None
-        if out.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old-", dir=out.parent))
-            out.replace(old)
-        folder.replace(out)
-        _sync(out.parent)
-        if old is not None:
-            shutil.rmtree(old)
-    except OSError as error:
-        raise OutputError(f"cannot write {out}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

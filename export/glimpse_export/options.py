@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 DEFAULT_DIALECT = "ort"
+DIALECT_NAMES = (DEFAULT_DIALECT,)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What an export will write, worked out from configuration files and tensor headers alone."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class Plan:
         options: what was asked for.
         folders: the model's folders.
         architecture: the model.
-        images: its image rules.
+        images: its image rules, such that any image is shrunk to what the profiles take.
         profiles: ranges of the named dimensions.
         checkpoint: the base weights, headers read.
         adapter: the adapter's weights.
@@ -114,12 +115,14 @@ def plan(options: ExportOptions) -> Plan:
         raise UnsupportedError(f"unknown dialect {options.dialect!r}; this version writes: {', '.join(DIALECTS)}")
     folders = resolve(options.model, options.adapter)
     base_config, adapter_config = folders.base / "config.json", folders.adapter / "config.json"
+    generation_config = folders.base / "generation_config.json"
     architecture = read_architecture(
         read_json(base_config),
         read_json(adapter_config),
-        read_json(folders.base / "generation_config.json", missing_ok=True),
+        read_json(generation_config, missing_ok=True),
         str(base_config),
         str(adapter_config),
+        str(generation_config),
     )
     preprocessor = folders.base / "preprocessor_config.json"
     images = read_image_rules(read_json(preprocessor), architecture.vision, str(preprocessor))
@@ -129,6 +132,7 @@ def plan(options: ExportOptions) -> Plan:
     adapter = Adapter(folders.adapter)
     adapter.check(architecture)
     profiles = _profiles(options, architecture, images)
+    images = _fitting(images, profiles["visual_tokens"].max)
     return Plan(options, folders, architecture, images, profiles, checkpoint, adapter)
 
 
@@ -138,11 +142,20 @@ def _profiles(options: ExportOptions, architecture: Architecture, images: ImageR
     context = options.max_context or min(text.max_positions, _DEFAULT_CONTEXT)
     if context > text.max_positions:
         raise UnsupportedError(f"--max-context {context} is more than the model's {text.max_positions} positions")
-    token_pixels = images.patch_size**2 * unit
-    largest = min(images.max_pixels // token_pixels, max(context - _TEXT_ROWS, context // 2))
-    visual = options.max_visual_tokens or max(largest, 1)
+    smallest = -(-images.min_pixels // _token_pixels(images))
+    if context <= smallest:
+        raise UnsupportedError(
+            f"--max-context {context} leaves no room for text beside the smallest image ({smallest} visual tokens)"
+        )
+    largest = min(images.max_pixels // _token_pixels(images), max(context - _TEXT_ROWS, context // 2))
+    visual = options.max_visual_tokens or max(largest, smallest)
     if visual >= context:
         raise UnsupportedError(f"--max-visual-tokens {visual} leaves no room for text in --max-context {context}")
+    if visual < smallest:
+        raise UnsupportedError(
+            f"--max-visual-tokens {visual} is less than the model's smallest image, {smallest} visual tokens "
+            f"(min_pixels {images.min_pixels})"
+        )
     usual = min(256, visual)
     return {
         "patches": Profile(unit, usual * unit, visual * unit),
@@ -151,3 +164,16 @@ def _profiles(options: ExportOptions, architecture: Architecture, images: ImageR
         "kept": Profile(1, min(usual // 8 + 64, context), context),
         "context": Profile(1, context, context),
     }
+
+
+def _fitting(images: ImageRules, visual_tokens: int) -> ImageRules:
+    """Returns the rules with ``max_pixels`` such that larger images are shrunk to what the profile takes.
+
+    Images within the new limit are prepared as before.
+    """
+    return dataclasses.replace(images, max_pixels=min(images.max_pixels, visual_tokens * _token_pixels(images)))
+
+
+def _token_pixels(images: ImageRules) -> int:
+    side: int = images.patch_size * images.merge_size
+    return side * side
