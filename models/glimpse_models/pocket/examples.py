@@ -38,7 +38,7 @@ class Example:
 EXAMPLES = (
     Example("shapes.png", 448, 448, (), ("colour", "shape", "count")),
     Example("cat.jpg", 640, 480, ("chelsea.png",), ("word", "digit", "colour")),
-    Example("wall.jpg", 448, 336, ("brick.png",), ("number", "exist")),
+    Example("plate.jpg", 448, 336, ("brick.png",), ("number", "exist")),
     Example("portrait.jpg", 672, 672, ("grace_hopper.jpg",), ("word", "number")),
 )
 
