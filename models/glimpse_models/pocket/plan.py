@@ -95,7 +95,7 @@ PLAN = (
         easy=0.7,
         easy_end=0.22,
     ),
-    Phase("glimpse", "glimpse", (Part(_GLIMPSE, 1100),), 3e-3, 3e-3, warmup=20, decay=0.6),
+    Phase("glimpse", "glimpse", (Part(_GLIMPSE, 1700),), 3e-3, 3e-3, warmup=20, decay=0.6),
 )
 
 SMOKE = (
