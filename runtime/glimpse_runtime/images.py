@@ -28,6 +28,7 @@ _ENCODINGS: dict[str, tuple[int, Callable[[ByteArray], ByteArray]]] = {
     "mono8": (1, lambda frame: np.repeat(frame, 3, axis=-1)),
 }
 ENCODINGS = tuple(_ENCODINGS)
+CHANNELS = {encoding: channels for encoding, (channels, _) in _ENCODINGS.items()}
 
 
 def read_image(source: ImageSource, encoding: str | None = None) -> Image.Image:
