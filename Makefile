@@ -1,14 +1,16 @@
 # make demo   sets up, exports pocket, asks about the example images, writes overlay pictures
 # make test   sets up, runs all tests
 # make check  sets up, runs the linters and type checker
+# make test-robots  sets up a venv with OpenCV, ROS 2 and dora, runs the tests that talk to them
 
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= demo-output
+ROBOTS_VENV ?= .venv-robots
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check clean bundle
+.PHONY: setup demo test test-robots check clean bundle
 
 setup: $(STAMP)
 
@@ -26,13 +28,21 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
 
+test-robots: $(ROBOTS_VENV)/.installed
+	$(ROBOTS_VENV)/bin/python -m pytest -q -rs -m robots tests/robots
+
+$(ROBOTS_VENV)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(ROBOTS_VENV)
+	$(ROBOTS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,video,ros2,dora]" "pytest>=8"
+	touch $@
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(OUT) build dist *.egg-info
+	rm -rf $(VENV) $(ROBOTS_VENV) $(OUT) build dist *.egg-info
 
 # The bundle that ships in the package; run it when the checkpoint, the graphs or the bundle format change.
 bundle: $(STAMP)

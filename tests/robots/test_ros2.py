@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,17 +142,20 @@ def test_unusable_images_are_refused_in_words_and_the_node_lives_on(client: Clie
 
 def test_the_newest_image_is_asked_about(client: Client, photo: np.ndarray) -> None:
     """While the node answers, images come faster than answers: the next answer is about the last of them."""
-    for heard in client.heard.values():
-        heard.clear()
+
+    def heard() -> list[dict[str, Any]]:
+        everything = [json.loads(facts) for facts in client.heard["answer/json"]]
+        return [facts for facts in everything if facts["question"] == "Is there a star?"]
+
     for _ in range(3):
-        client.ask(QUESTION)
+        client.ask("Is there a star?")
     sent = 0
-    while len(client.heard["answer/json"]) < 3:
+    while len(heard()) < 3:
         sent += 1
         client.publish(photo, "rgb8", sec=1_700_000_100 + sent)
         rclpy.spin_once(client.node, timeout_sec=0.03)
         assert sent < 1500, client.heard
-    stamps = [json.loads(facts)["stamp"]["sec"] for facts in client.heard["answer/json"]]
-    assert stamps == sorted(stamps)
+    stamps = [facts["stamp"]["sec"] for facts in heard()]
+    assert stamps[1] < stamps[2]
     assert stamps[2] > 1_700_000_101
-    assert json.loads(client.heard["answer/json"][2])["dropped_frames"] > 0
+    assert heard()[2]["dropped_frames"] > 0

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 try:
     import rclpy
-    from rclpy.executors import ExternalShutdownException
+    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
     from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
     from sensor_msgs.msg import Image
     from std_msgs.msg import String
@@ -25,6 +25,7 @@ from glimpse_runtime.session import load
 NEWEST_ONLY = QoSProfile(depth=1, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.BEST_EFFORT)
 _MAX_NEW_TOKENS = 64
 _REFUSALS_EVERY_S = 1.0
+_LOOK_UP_EVERY_S = 0.5
 
 
 class StampedImage:
@@ -141,8 +142,11 @@ def main(args: Sequence[str] | None = None) -> None:
         node = GlimpseNode()
     except GlimpseError as error:
         raise SystemExit(f"Error: {error}") from None
+    executor = SingleThreadedExecutor()
+    executor.add_node(node.node)
     try:
-        rclpy.spin(node.node)
+        while rclpy.ok():  # with a time limit: a wait without one may sleep through a signal to end
+            executor.spin_once(_LOOK_UP_EVERY_S)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
