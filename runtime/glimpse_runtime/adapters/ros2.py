@@ -1,5 +1,6 @@
 """A ROS 2 node that answers questions about the newest image; its callbacks never wait for the model."""
 
+import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -18,14 +19,12 @@ from glimpse_runtime.adapters.raw import raw_image
 from glimpse_runtime.adapters.worker import QuestionWorker
 from glimpse_runtime.errors import GlimpseError, ImageError
 from glimpse_runtime.frames import Frame
-from glimpse_runtime.images import ImageSource
 from glimpse_runtime.pruning import Pruning
 from glimpse_runtime.session import load
 
 NEWEST_ONLY = QoSProfile(depth=1, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.BEST_EFFORT)
 _MAX_NEW_TOKENS = 64
 _REFUSALS_EVERY_S = 1.0
-_LOOK_UP_EVERY_S = 0.5
 
 
 class StampedImage:
@@ -58,10 +57,9 @@ class GlimpseNode:
         """
         self.crashed = False
         self.node = node = rclpy.create_node("glimpse")
-        bundle = node.declare_parameter("bundle", "").value
         self._timeout_s = node.declare_parameter("timeout_s", 2.0).value or None
         self._pruning = Pruning(max_keep_ratio=node.declare_parameter("max_keep_ratio", 0.0).value or None)
-        self._vlm = load(bundle or None, scene_cache_bytes=0)
+        self._vlm = load(node.declare_parameter("bundle", "").value or None, scene_cache_bytes=0)
         self._refused_s = float("-inf")
         self._answer = node.create_publisher(String, "answer", 10)
         self._stream = node.create_publisher(String, "answer/stream", 100)
@@ -80,13 +78,12 @@ class GlimpseNode:
 
     def _on_image(self, message: Any) -> None:
         try:
-            image = StampedImage(message)
+            image = cast(Any, StampedImage(message))
+            self._worker.frames.put(image, message.encoding, self._taken_s(message.header.stamp))
         except ImageError as error:
             if time.monotonic() - self._refused_s > _REFUSALS_EVERY_S:
                 self._refused_s = time.monotonic()
                 self._refuse(str(error))
-            return
-        self._worker.frames.put(cast(ImageSource, image), message.encoding, self._taken_s(message.header.stamp))
 
     def _taken_s(self, stamp: Any) -> float:
         """When an image was taken, in seconds of ``time.monotonic()``; now if its header does not tell."""
@@ -144,13 +141,9 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(f"Error: {error}") from None
     executor = SingleThreadedExecutor()
     executor.add_node(node.node)
-    try:
-        while rclpy.ok():  # with a time limit: a wait without one may sleep through a signal to end
-            executor.spin_once(_LOOK_UP_EVERY_S)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.close()
-        rclpy.try_shutdown()
-    if node.crashed:
-        raise SystemExit(1)
+    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
+        while rclpy.ok():
+            executor.spin_once(timeout_sec=0.5)  # a wait without a limit may sleep through a signal to end
+    node.close()
+    rclpy.try_shutdown()
+    raise SystemExit(int(node.crashed))
