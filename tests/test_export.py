@@ -222,6 +222,13 @@ def test_what_cannot_be_exported_is_refused_by_name(
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, "\ud800"])
+def test_a_configuration_that_is_no_json_object(model: Path, text: str) -> None:
+    (model / "base" / "config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(CheckpointError, match=r"config\.json (cannot be read|is not a JSON object)"):
+        plan(options(model))
+
+
 def test_fields_that_change_nothing_are_accepted(model: Path) -> None:
     harmless = {"attn_fuse_use_flash_attn": True, "fixed_remain_ratio": None, "le_dropout_prob": 0.1, "use_cache": True}
     edit_json(model / "adapter" / "config.json", **harmless)
@@ -542,7 +549,7 @@ def test_command_dry_run_writes_nothing(command: Command, model: Path, tmp_path:
     words = ["--model", model / "base", "--adapter", model / "adapter", "--no-tokenizer"]
     done = command(EXPORT, *words, "--dry-run", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    for part in ("vision", "lower", "score", "upper", "KV cache", "visual_tokens"):
+    for part in ("vision", "lower", "score", "upper", "KV cache", "visual_tokens", "up to 2.8 megapixels"):
         assert part in done.stdout
     assert not (tmp_path / "out").exists()
     done = command(EXPORT, *words, "--out", tmp_path / "out")

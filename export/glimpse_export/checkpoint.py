@@ -152,7 +152,7 @@ def read_json(path: Path, missing_ok: bool = False) -> dict[str, Any]:
         if missing_ok:
             return {}
         raise CheckpointError(f"{path} is missing; the checkpoint is incomplete") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); download the checkpoint again") from None
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} is not a JSON object; download the checkpoint again")

@@ -44,7 +44,11 @@ def _print_models(context: click.Context, option: click.Parameter, value: bool) 
     help="Folder to write; by default MODEL-bundle.",
 )
 @click.option("--max-context", type=_COUNT, help="Rows of the KV cache; by default 4096 or the model's limit.")
-@click.option("--max-visual-tokens", type=_COUNT, help="Largest image in visual tokens; by default what fits.")
+@click.option(
+    "--max-visual-tokens",
+    type=_COUNT,
+    help="Largest image in visual tokens, by default what fits; others are shrunk to it.",
+)
 @click.option("--no-tokenizer", is_flag=True, help="Make a bundle that takes token ids only.")
 @click.option(
     "--dialect",

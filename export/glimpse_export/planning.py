@@ -100,6 +100,7 @@ class Plan:
         ]
         rows += [(name, f"{size / 1e6:,.1f} MB") for name, size in sizes.items()]
         rows.append(("bundle", f"{sum(sizes.values()) / 1e6:,.1f} MB"))
+        rows.append(("images", f"up to {self.images.max_pixels / 1e6:,.1f} megapixels, larger ones are shrunk"))
         rows.append(("KV cache", f"{kv_bytes / 1e6:,.1f} MB at run time"))
         rows += [(f"{name}", f"{p.min} .. {p.opt} .. {p.max}") for name, p in self.profiles.items()]
         return "\n".join(f"{name:<18}{value}" for name, value in rows)
