@@ -398,6 +398,9 @@ def test_broken_adapters(model: Path, golden: Path) -> None:
     torch.save({"attn_fuser": print}, path)  # a pickled function must not be loaded
     with pytest.raises(CheckpointError, match="not a plain weight file"):
         plan(options(model))
+    torch.save({"attn_fuser": {"x": torch.zeros(2, 2, device="meta")}}, path)
+    with pytest.raises(CheckpointError, match=r"adapter entry attn_fuser\.x is not a plain tensor"):
+        plan(options(model))
     path.unlink()
     with pytest.raises(CheckpointError, match="is missing; name the adapter"):
         plan(options(model))

@@ -109,8 +109,9 @@ def _load_torch(path: Path) -> dict[str, Any]:
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file may fail anywhere in torch's parser
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is damaged or not a plain weight file ({reason}); download it again") from None
+        raise CheckpointError(
+            f"{path} is damaged or not a plain weight file ({_reason(error)}); download it again"
+        ) from None
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} does not hold a dictionary of modules; download it again")
     return data
@@ -133,6 +134,10 @@ def _as_array(tensor: Any, name: str) -> FloatArray:
     try:
         array: Array = tensor.detach().float().numpy()
     except (RuntimeError, TypeError, NotImplementedError) as error:  # sparse, quantized or without data
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"adapter entry {name} is not a plain tensor of numbers ({reason})") from None
+        raise CheckpointError(f"adapter entry {name} is not a plain tensor of numbers ({_reason(error)})") from None
     return array
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
