@@ -151,15 +151,17 @@ def session_for(folder: Path, case: dict[str, Any], bundle: Bundle, trace: Any) 
 
 def pruning_for(folder: Path, case: dict[str, Any], golden: dict[str, Array]) -> Pruning:
     """Turns a case's settings into a pruning request; 'no cap' is a cap of 1, 'no minimum' one of 0."""
+    if not case["do_selection"]:
+        return Pruning(enabled=False)
     config = read_json(folder / "adapter" / "config.json") | case["config_overrides"]
+    masked = case["use_ref_masks"]
     ratio, minimum = config.get("max_remain_ratio"), config.get("min_remain_num", 1)
     return Pruning(
-        enabled=case["do_selection"],
-        threshold=config.get("reduce_threshold", 0.5),
+        threshold=None if masked else config.get("reduce_threshold", 0.5),
         max_keep_ratio=1.0 if ratio is None else ratio,
         min_keep=0 if minimum is None else minimum,
         anchors=tuple(config.get("anchor_positions") or ()),
-        keep_masks=[golden["ref_token_mask"]] if case["use_ref_masks"] else None,
+        keep_masks=[golden["ref_token_mask"]] if masked else None,
     )
 
 

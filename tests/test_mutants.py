@@ -199,13 +199,13 @@ def decode_position_is_the_cache_length(patch: Patch) -> None:
 
 
 def kept_rows_numbered_anew(patch: Patch) -> None:
-    original = Pipeline._run_upper
+    original = Pipeline._step_inputs
 
-    def run_upper(self: Pipeline, hidden: FloatArray, places: Any) -> FloatArray:
-        fresh = np.tile(np.arange(hidden.shape[1]), (3, 1)) if hidden.shape[1] > 1 else places
-        return original(self, hidden, fresh)
+    def step_inputs(self: Pipeline, positions: Any, cache: KVCache) -> dict[str, Any]:
+        fresh = np.tile(np.arange(positions.shape[1]), (3, 1))
+        return original(self, fresh if cache is self._upper_cache else positions, cache)
 
-    patch.setattr(Pipeline, "_run_upper", run_upper)
+    patch.setattr(Pipeline, "_step_inputs", step_inputs)
 
 
 def cache_cut_instead_of_compacted(patch: Patch) -> None:

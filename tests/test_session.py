@@ -1,5 +1,6 @@
 """Asking: the same answer from every form of input, streaming, limits, and clear refusals."""
 
+import dataclasses
 import gc
 import threading
 import time
@@ -22,6 +23,9 @@ from glimpse_runtime import (
     SessionError,
     load,
 )
+from glimpse_runtime.backends import open_backend
+from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.pipeline import Pipeline
 from glimpse_runtime.session import DEFAULT_MAX_NEW_TOKENS
 
 QUESTION = "What colour is the circle?"
@@ -134,11 +138,16 @@ def test_unusable_requests_are_refused_before_compute(pocket: Session, photo: np
 
 
 def test_an_image_over_the_profile_names_the_option(golden_bundle: Path) -> None:
-    with load(golden_bundle) as vlm:
-        limit = vlm.bundle.manifest.profiles["visual_tokens"].max
-        side = 28 * (int(limit**0.5) + 2)
-        with pytest.raises(PromptError, match="--max-pixels"):
-            vlm.ask_ids(np.zeros((side, side, 3), np.uint8), [1, 2])
+    """Export keeps image rules within the profile; where a manifest says otherwise, the image is refused."""
+    bundle = Bundle.open(golden_bundle)
+    wide = dataclasses.replace(bundle.manifest.images, max_pixels=10**8)
+    bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, images=wide))
+    side = 28 * (int(bundle.manifest.profiles["visual_tokens"].max ** 0.5) + 2)
+    with (
+        Session(bundle, Pipeline(bundle, open_backend("cpu"))) as vlm,
+        pytest.raises(PromptError, match="--max-pixels"),
+    ):
+        vlm.ask_ids(np.zeros((side, side, 3), np.uint8), [1, 2])
 
 
 def test_token_ids_are_checked(golden_bundle: Path) -> None:
