@@ -24,6 +24,7 @@ from glimpse_runtime import (
     load,
 )
 from glimpse_runtime.backends import open_backend
+from glimpse_runtime.backends.ort import OrtEngine
 from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.pipeline import Pipeline
 from glimpse_runtime.session import DEFAULT_MAX_NEW_TOKENS
@@ -318,3 +319,32 @@ def test_threads_are_limited_by_the_machine() -> None:
 def test_max_pixels_never_raises_the_limit(photo: np.ndarray) -> None:
     with load(max_pixels=10**9) as vlm:
         assert vlm._image_rules == vlm.bundle.manifest.images
+
+
+def test_warm_up_runs_every_graph_and_leaves_no_trace(monkeypatch: pytest.MonkeyPatch, photo: np.ndarray) -> None:
+    ran: list[str] = []
+    original = OrtEngine._run
+
+    def spy(self: OrtEngine, *arguments: object, **options: object) -> None:
+        ran.append(",".join(self._outputs))
+        original(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(OrtEngine, "_run", spy)
+    traced: list[str] = []
+    with load(trace=lambda name, value: traced.append(name)) as warm:
+        assert len(set(ran)) == 4
+        assert traced == []
+        assert warm._pipeline is not None
+        assert warm._pipeline.room == warm.bundle.manifest.profiles["context"].max
+        text = warm.ask(photo, QUESTION).text
+        assert "keep_mask" in traced
+    ran.clear()
+    with load(warmup=False) as cold:
+        assert ran == []
+        assert cold.ask(photo, QUESTION).text == text
+
+
+def test_peak_memory_is_that_of_the_process(pocket: Session, photo: np.ndarray) -> None:
+    peak = pocket.ask(photo, QUESTION).stats.peak_bytes
+    assert peak is not None
+    assert 50e6 < peak < 50e9

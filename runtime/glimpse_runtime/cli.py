@@ -124,6 +124,7 @@ def answer_question(images: list[str], question: str, options: dict[str, Any]) -
         threads=options["threads"],
         max_pixels=options["max_pixels"],
         scene_cache_bytes=0,
+        warmup=False,
         verify=options["verify"],
     ) as vlm:
         answer = vlm.ask(
@@ -173,6 +174,7 @@ def as_dict(vlm: "Session", answer: "Answer") -> dict[str, Any]:
             "prompt_tokens": stats.prompt_tokens,
             "new_tokens": stats.new_tokens,
             "decode_tokens_per_s": round(stats.decode_tokens_per_s, 1),
+            "peak_bytes": stats.peak_bytes,
         },
     }
 
@@ -187,6 +189,8 @@ def as_table(answer: "Answer", memory: Mapping[str, int]) -> str:
     rows.append(("new tokens", f"{stats.new_tokens:9d} ({answer.finish_reason})"))
     kept = f"{report.kept:9d} of {report.total} ({report.kept_ratio:.1%}), method {report.method}"
     rows.append(("visual kept", kept + (f": {report.reason}" if report.reason else "")))
+    if stats.peak_bytes is not None:
+        rows.append(("peak memory", f"{stats.peak_bytes / 1e6:9.1f} MB"))
     rows += [(name.removesuffix("_bytes"), f"{size / 1e6:9.1f} MB") for name, size in memory.items() if size]
     return "\n".join(f"{name:<15}{value}" for name, value in rows)
 

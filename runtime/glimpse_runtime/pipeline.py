@@ -125,6 +125,22 @@ class Pipeline:
         for engine in (self._vision, self._score, self._lower, self._upper):
             engine.close()
 
+    def warm_up(self) -> None:
+        """Runs every graph once at its smallest size, so that the first request finds all memory touched."""
+        trace, self.trace = self.trace, None
+        merge, token = self.manifest.images.merge_size, self.manifest.tokens.image
+        vision = self.manifest.vision
+        width = 3 * vision.temporal_patch_size * vision.patch_size**2
+        image = Patches(np.zeros((merge**2, width), np.float32), Grid(merge, merge, merge), (1, 1))
+        prompt = Prompt(np.array([token, 0 if token else 1]), (image.grid,))
+        stats, interrupt = Stats(), Interrupt()
+        self.prefill(
+            prompt, [self.encode(image, stats, interrupt)], None, Pruning(min_keep=0, anchors=()), stats, interrupt
+        )
+        self.decode(int(prompt.ids[-1]), stats, interrupt)
+        self._lower_cache.length = self._upper_cache.length = 0
+        self.trace = trace
+
     def check(self, prompt: Prompt, request: Pruning) -> None:
         """Refuses a request that cannot be run, before any compute.
 

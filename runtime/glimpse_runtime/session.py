@@ -48,6 +48,7 @@ def load(
     threads: int | None = None,
     max_pixels: int | None = None,
     scene_cache_bytes: int = DEFAULT_SCENE_CACHE_BYTES,
+    warmup: bool = True,
     verify: bool = False,
     trace: Trace | None = None,
 ) -> "Session":
@@ -60,6 +61,7 @@ def load(
         max_pixels: shrink images to at most this many pixels; None, or more than the bundle's limit, is that limit.
         scene_cache_bytes: memory for the last images asked about, so that asking about the same image again is
             fast; 0 keeps nothing, right for a camera whose frames never repeat.
+        warmup: run every graph once, so that the first question is not slower than the next.
         verify: hash every file of the bundle, even if that was done before.
         trace: called with the name and value of intermediate arrays; the arrays are live, copy what you keep.
 
@@ -70,6 +72,8 @@ def load(
     """
     opened = Bundle.open(bundle, verify=verify)
     pipeline = Pipeline(opened, open_backend(device, threads), trace)
+    if warmup:
+        pipeline.warm_up()
     return Session(opened, pipeline, max_pixels, scene_cache_bytes)
 
 

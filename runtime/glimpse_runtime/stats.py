@@ -1,5 +1,6 @@
 """Time per stage of one request."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,3 +39,13 @@ class Stats:
         """Decode speed after the first token; 0.0 when there was no second token."""
         steps, spent_ms = self.new_tokens - 1, self.stage_ms["decode"]
         return steps / spent_ms * 1e3 if steps > 0 and spent_ms else 0.0
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """Largest resident memory of this process until now; None where the system does not tell."""
+        try:
+            import resource
+        except ImportError:  # Windows
+            return None
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
