@@ -19,8 +19,9 @@ import torch
 from safetensors.numpy import save_file
 
 from glimpse_export.adapter import expected_tensors as adapter_tensors
-from glimpse_export.architecture import Architecture, read_architecture
+from glimpse_export.architecture import Architecture
 from glimpse_export.checkpoint import read_json
+from glimpse_export.configuration import read_architecture
 from glimpse_export.graphs import decoder, vision
 from glimpse_export.resolve import resolve
 

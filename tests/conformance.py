@@ -25,8 +25,8 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).parents[1] / root) for root in ("runtime", "export", "models", "plugins")]
 
 from glimpse_export import ExportOptions, export
-from glimpse_export.architecture import read_architecture
 from glimpse_export.checkpoint import Checkpoint, read_json
+from glimpse_export.configuration import read_architecture
 from glimpse_export.image_rules import read_image_rules
 from glimpse_runtime import GlimpseError, Pruning
 from glimpse_runtime.backends import open_backend

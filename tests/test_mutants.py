@@ -14,13 +14,14 @@ from factory import Case, make_case, write_model
 
 from glimpse_export import ExportOptions, export
 from glimpse_export.graphs.builder import GraphBuilder
-from glimpse_runtime import pipeline, positions, pruning
+from glimpse_runtime import positions, pruning, visual
 from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.cache import KVCache
 from glimpse_runtime.pipeline import Pipeline
 from glimpse_runtime.preprocess import Grid
 from glimpse_runtime.pruning import Rule
 from glimpse_runtime.types import Array, BoolArray, FloatArray
+from glimpse_runtime.visual import Visual
 
 Patch = pytest.MonkeyPatch
 TWO = ((84, 112), (56, 28))
@@ -221,8 +222,8 @@ def glimpse_rows_stay_in_the_cache(patch: Patch) -> None:
 
 
 def first_output_row_decides(patch: Patch) -> None:
-    original = Pipeline._score_image
-    patch.setattr(Pipeline, "_score_image", lambda self, *arguments: original(self, *arguments)[::-1])
+    original = Visual._score_image
+    patch.setattr(Visual, "_score_image", lambda self, *arguments: original(self, *arguments)[::-1])
 
 
 def scorer_rows_and_columns_swapped(patch: Patch) -> None:
@@ -233,17 +234,17 @@ def scorer_rows_and_columns_swapped(patch: Patch) -> None:
         half = cos.shape[1] // 2
         return np.roll(cos, half, axis=1), np.roll(sin, half, axis=1)
 
-    patch.setattr(pipeline, "token_rope", token_rope)
+    patch.setattr(visual, "token_rope", token_rope)
 
 
 def window_padding_takes_part(patch: Patch) -> None:
-    original = pipeline._window_inputs
+    original = visual._window_inputs
 
     def window_inputs(windows: positions.Windows) -> dict[str, Array]:
         inputs = original(windows)
         return inputs | {"window_keys": np.ones_like(inputs["window_keys"])}
 
-    patch.setattr(pipeline, "_window_inputs", window_inputs)
+    patch.setattr(visual, "_window_inputs", window_inputs)
 
 
 RUNTIME_MUTANTS: list[tuple[str, Callable[[Patch], None]]] = [

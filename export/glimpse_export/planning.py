@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from glimpse_export.adapter import Adapter
 from glimpse_export.adapter import expected_tensors as adapter_tensors
-from glimpse_export.architecture import Architecture, read_architecture
+from glimpse_export.architecture import Architecture
 from glimpse_export.checkpoint import Checkpoint, read_json
+from glimpse_export.configuration import read_architecture
 from glimpse_export.errors import UnsupportedError
 from glimpse_export.graphs import decoder, vision
 from glimpse_export.graphs.dialects import DIALECTS, dialect

@@ -11,38 +11,16 @@ from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.cache import KVCache
 from glimpse_runtime.errors import PromptError
 from glimpse_runtime.interrupt import Interrupt
-from glimpse_runtime.positions import (
-    TextRope,
-    Windows,
-    mrope_positions,
-    patch_windows,
-    token_rope,
-    token_windows,
-    vision_rope,
-)
+from glimpse_runtime.positions import TextRope, mrope_positions
 from glimpse_runtime.preprocess import Grid, Patches
 from glimpse_runtime.prompt import Prompt
 from glimpse_runtime.pruning import PruneReport, Pruning, Rule
 from glimpse_runtime.stats import Stats
 from glimpse_runtime.stepper import Stepper
 from glimpse_runtime.types import Array, BoolArray, FloatArray, IntArray
+from glimpse_runtime.visual import Visual, VisualTokens, emit_trace
 
 Trace = Callable[[str, Array], None]
-
-
-@dataclass(frozen=True)
-class VisualTokens:
-    """One encoded image.
-
-    Attributes:
-        grid: its patch grid.
-        embeds: (visual tokens, hidden) float32, row-major on the merged grid.
-        features: (taps, visual tokens, vision hidden) float32, what the scorer reads.
-    """
-
-    grid: Grid
-    embeds: FloatArray
-    features: FloatArray
 
 
 @dataclass(frozen=True)
@@ -92,8 +70,7 @@ class Pipeline:
             stage = manifest.stages[name]
             return backend.load(bundle.path(stage.file), stage, state or {})
 
-        self._vision = load("vision")
-        self._score = load("score")
+        self._visual = Visual(manifest, load("vision"), load("score"), self._emit)
         self._lower = load("lower", self._lower_cache.state)
         self._upper = load("upper", self._upper_cache.state)
         self._step = Stepper(
@@ -122,8 +99,8 @@ class Pipeline:
 
     def close(self) -> None:
         """Frees the graphs."""
-        for engine in (self._vision, self._score, self._lower, self._upper):
-            engine.close()
+        for part in (self._visual, self._lower, self._upper):
+            part.close()
 
     def warm_up(self) -> None:
         """Runs every graph once at its smallest size, so that the first request finds all memory touched."""
@@ -169,19 +146,8 @@ class Pipeline:
 
     def encode(self, image: Patches, stats: Stats, interrupt: Interrupt) -> VisualTokens:
         """Runs the vision encoder on one image."""
-        vision, grid = self.manifest.vision, image.grid
-        windows = patch_windows(grid, vision.window_size, vision.patch_size)
-        cos, sin = vision_rope(grid, vision.head_dim, vision.rope_theta)
         with stats.stage("vision"):
-            out = self._vision.run(
-                {"pixel_values": image.pixel_values, "cos": cos, "sin": sin, **_window_inputs(windows)}, interrupt
-            )
-        self._emit("pixel_values", image.pixel_values)
-        self._emit("window_order", windows.order)
-        self._emit("window_lengths", windows.lengths)
-        self._emit("image_embeds", out["image_embeds"])
-        self._emit("visual_features", out["features"])
-        return VisualTokens(grid, out["image_embeds"], out["features"])
+            return self._visual.encode(image, interrupt)
 
     def prefix(self, prompt: Prompt, images: Sequence[VisualTokens], stats: Stats, interrupt: Interrupt) -> Prefix:
         """Runs a prompt up to its last visual token through the lower layers, for questions to start from."""
@@ -340,35 +306,7 @@ class Pipeline:
         assert attention is not None
         with stats.stage("score"):
             image_attention = np.ascontiguousarray(attention[:, np.flatnonzero(is_image)].T)
-            self._emit("attn_logits", image_attention)
-            parts, start = [], 0
-            for image in images:
-                end = start + image.grid.visual_tokens
-                parts.append(self._score_image(image_attention[start:end], image, interrupt))
-                start = end
-            rows: FloatArray = np.concatenate(parts, axis=1)
-        self._emit("mask_logits", rows)
-        deciding: FloatArray = rows[-1]
-        return deciding
-
-    def _score_image(self, attention: FloatArray, image: VisualTokens, interrupt: Interrupt) -> FloatArray:
-        """(output rows, visual tokens) float32 of one image; the last row decides."""
-        scorer, vision = self.manifest.scorer, self.manifest.vision
-        cos, sin = token_rope(image.grid, scorer.head_dim, scorer.rope_theta)
-        windows = token_windows(image.grid, vision.window_size, vision.patch_size)
-        out = self._score.run(
-            {
-                "attention": attention,
-                "features": image.features,
-                "cos": cos,
-                "sin": sin,
-                **_window_inputs(windows),
-            },
-            interrupt,
-        )
-        self._emit_trace(out)
-        scores: FloatArray = out["token_logits"]
-        return scores
+            return self._visual.score(image_attention, images, interrupt)
 
     def _glimpse_rows(self, prompt: Prompt, request: Pruning) -> int:
         scored = request.enabled and prompt.grids and request.keep_masks is None
@@ -382,21 +320,10 @@ class Pipeline:
             self.trace(name, value)
 
     def _emit_trace(self, outputs: dict[str, Array]) -> None:
-        if self.trace is not None:
-            for name, value in outputs.items():
-                if name.startswith("trace."):
-                    self.trace(name, value)
+        emit_trace(outputs, self._emit)
 
     def _emit_caches(self) -> None:
         if self.trace is not None:
             for cache in (self._lower_cache, self._upper_cache):
                 for name, buffer in cache.state.items():
                     self.trace(f"cache.{name}", buffer[0, :, : cache.length, : self.manifest.text.head_dim])
-
-
-def _window_inputs(windows: Windows) -> dict[str, Array]:
-    return {
-        "window_gather": windows.gather,
-        "window_scatter": windows.scatter,
-        "window_keys": windows.keys,
-    }
