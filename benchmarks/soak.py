@@ -2,7 +2,7 @@
 
     python benchmarks/soak.py [--asks 10000] [--json]
 
-Resident memory is read after a warm-up that has seen every size, and at the end. Linux only.
+Resident memory is read after a warm-up that has seen every size and filled the scene cache, and at the end. Linux only.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from glimpse_runtime import Pruning, load
 
 SIZES = [(112, 112), (168, 224), (224, 224), (336, 224), (280, 420), (448, 448)]
 QUESTIONS = ["What colour is the circle?", "How many stars are there?", "What word is on the sign?", "Read the plate."]
-WARM_UP = 300
+WARM_UP = 1500
 
 
 def resident_bytes() -> int:
