@@ -558,6 +558,7 @@ def test_command_dry_run_writes_nothing(command: Command, model: Path, tmp_path:
     done = command(EXPORT, *words, "--out", tmp_path / "out")
     assert done.stdout.strip() == str(tmp_path / "out")
     assert "wrote 4 graphs" in done.stderr
+    assert "licence of the weights: unknown" in done.stderr
     assert_one_clear_line(command(EXPORT, *words, "--out", tmp_path / "out"), "--force")
 
 

@@ -13,20 +13,12 @@ from glimpse_runtime import terminal
 _COUNT = click.IntRange(min=1)
 
 
-def _print_version(context: click.Context, option: click.Parameter, value: bool) -> None:
-    if value and not context.resilient_parsing:
-        from glimpse_runtime._version import __version__
-        from glimpse_runtime.manifest import FORMAT_VERSION
-
-        click.echo(f"glimpse-edge {__version__}, bundle format {FORMAT_VERSION}")
-        context.exit()
-
-
-def _print_models(context: click.Context, option: click.Parameter, value: bool) -> None:
-    if value and not context.resilient_parsing:
-        for facts in MODELS.values():
-            click.echo(f"{facts.name:<16}{facts.base}\n{'':<16}adapter {facts.adapter}\n{'':<16}{facts.licence}")
-        context.exit()
+def _models() -> str:
+    rows = [
+        f"{facts.name:<16}{facts.base}\n{'':<16}adapter {facts.adapter}\n{'':<16}{facts.licence}"
+        for facts in MODELS.values()
+    ]
+    return "\n".join(rows)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -64,7 +56,7 @@ def _print_models(context: click.Context, option: click.Parameter, value: bool) 
     is_flag=True,
     is_eager=True,
     expose_value=False,
-    callback=_print_models,
+    callback=terminal.prints(_models),
     help="Print the models known by name and exit.",
 )
 @click.option(
@@ -72,7 +64,7 @@ def _print_models(context: click.Context, option: click.Parameter, value: bool) 
     is_flag=True,
     is_eager=True,
     expose_value=False,
-    callback=_print_version,
+    callback=terminal.prints(terminal.version),
     help="Print the version and exit.",
 )
 def run(**options: Any) -> None:
@@ -87,6 +79,7 @@ def export_model(options: dict[str, Any]) -> None:
     """Plans, and unless it is a dry run writes the bundle."""
     try:
         from glimpse_export import ExportOptions, export, plan
+        from glimpse_runtime.manifest import MANIFEST_NAME, Manifest
     except ImportError as error:
         raise click.ClickException(f'{error.name} is not installed; run: pip install "glimpse-edge[export]"') from None
     request = ExportOptions(
@@ -104,6 +97,8 @@ def export_model(options: dict[str, Any]) -> None:
     out = options["out"] or Path(f"{Path(options['model']).name}-bundle")
     folder = export(request, out, _progress)
     size_bytes = sum(path.stat().st_size for path in folder.iterdir())
+    manifest = Manifest.from_json((folder / MANIFEST_NAME).read_text(encoding="utf-8"), str(folder))
+    terminal.note(f"licence of the weights: {manifest.model.licence}")
     terminal.note(f"wrote {len(list(folder.glob('*.onnx')))} graphs, {size_bytes / 1e6:,.1f} MB")
     click.echo(folder)
 

@@ -19,16 +19,6 @@ _COUNT = click.IntRange(min=1)
 _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
-def _print_version(context: click.Context, option: click.Parameter, value: bool) -> None:
-    if value and not context.resilient_parsing:
-        from glimpse_runtime import __version__
-        from glimpse_runtime.backends import BACKENDS
-        from glimpse_runtime.manifest import FORMAT_VERSION
-
-        click.echo(f"glimpse-edge {__version__}, bundle format {FORMAT_VERSION}, backends: {', '.join(BACKENDS)}")
-        context.exit()
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.argument("words", nargs=-1, required=True, metavar="[IMAGE]... QUESTION")
 @click.option(
@@ -76,7 +66,7 @@ def _print_version(context: click.Context, option: click.Parameter, value: bool)
     is_flag=True,
     is_eager=True,
     expose_value=False,
-    callback=_print_version,
+    callback=terminal.prints(terminal.version),
     help="Print the version and exit.",
 )
 def run(words: tuple[str, ...], **options: Any) -> None:

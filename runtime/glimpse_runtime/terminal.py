@@ -1,7 +1,7 @@
 """What all commands do alike: exit codes, one-line errors, and tracebacks only on request."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import click
@@ -42,3 +42,23 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
 def note(message: str) -> None:
     """Prints a remark on standard error."""
     click.echo(message, err=True)
+
+
+def prints(text: Callable[[], str]) -> Callable[[click.Context, click.Parameter, bool], None]:
+    """Returns the callback of an eager flag that prints something and exits."""
+
+    def show(context: click.Context, option: click.Parameter, value: bool) -> None:
+        if value and not context.resilient_parsing:
+            click.echo(text())
+            context.exit()
+
+    return show
+
+
+def version() -> str:
+    """Returns the versions of the package and the bundle format, and the backends."""
+    from glimpse_runtime._version import __version__
+    from glimpse_runtime.backends import BACKENDS
+    from glimpse_runtime.manifest import FORMAT_VERSION
+
+    return f"glimpse-edge {__version__}, bundle format {FORMAT_VERSION}, backends: {', '.join(BACKENDS)}"
