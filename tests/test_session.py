@@ -2,6 +2,9 @@
 
 import dataclasses
 import gc
+import os
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -111,7 +114,8 @@ def test_max_new_tokens_and_stats(pocket: Session, photo: np.ndarray) -> None:
     assert answer.stats.new_tokens == len(answer.token_ids) == 1
     assert answer.stats.ttft_ms > 0
     assert answer.stats.stage_ms["vision"] > 0
-    assert answer.stats.prompt_tokens > answer.pruning.total
+    assert answer.stats.prompt_tokens > answer.pruning.total == answer.stats.visual_tokens
+    assert answer.stats.kept_tokens == answer.pruning.kept
     assert DEFAULT_MAX_NEW_TOKENS == 128
 
 
@@ -321,7 +325,10 @@ def test_max_pixels_never_raises_the_limit(photo: np.ndarray) -> None:
         assert vlm._image_rules == vlm.bundle.manifest.images
 
 
-def test_warm_up_runs_every_graph_and_leaves_no_trace(monkeypatch: pytest.MonkeyPatch, photo: np.ndarray) -> None:
+@pytest.mark.parametrize("warmup", ["smallest", "largest"])
+def test_warm_up_runs_every_graph_and_leaves_no_trace(
+    monkeypatch: pytest.MonkeyPatch, photo: np.ndarray, warmup: str
+) -> None:
     ran: list[str] = []
     original = OrtEngine._run
 
@@ -331,7 +338,7 @@ def test_warm_up_runs_every_graph_and_leaves_no_trace(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(OrtEngine, "_run", spy)
     traced: list[str] = []
-    with load(trace=lambda name, value: traced.append(name)) as warm:
+    with load(warmup=warmup, trace=lambda name, value: traced.append(name)) as warm:
         assert len(set(ran)) == 4
         assert traced == []
         assert warm._pipeline is not None
@@ -339,9 +346,31 @@ def test_warm_up_runs_every_graph_and_leaves_no_trace(monkeypatch: pytest.Monkey
         text = warm.ask(photo, QUESTION).text
         assert "keep_mask" in traced
     ran.clear()
-    with load(warmup=False) as cold:
+    with load(warmup="off") as cold:
         assert ran == []
         assert cold.ask(photo, QUESTION).text == text
+
+
+def test_the_largest_warm_up_takes_the_memory_of_the_largest_request() -> None:
+    """In a process of its own: after it, the largest image and prompt need next to nothing more."""
+    code = (
+        "import numpy as np\n"
+        "from glimpse_runtime import load\n"
+        "with load(warmup='largest', scene_cache_bytes=0) as vlm:\n"
+        "    before = vlm.ask(None, 'a').stats.peak_bytes\n"
+        "    image = np.zeros((672, 672, 3), np.uint8)\n"
+        "    print(vlm.ask(image, 'a ' * 1500, max_new_tokens=2).stats.peak_bytes / before)\n"
+    )
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert float(done.stdout) < 1.06
+
+
+def test_an_unknown_warm_up_is_refused() -> None:
+    with pytest.raises(InputError, match="warmup must be one of"):
+        load(warmup="yes")
 
 
 def test_peak_memory_is_that_of_the_process(pocket: Session, photo: np.ndarray) -> None:

@@ -114,7 +114,7 @@ def answer_question(images: list[str], question: str, options: dict[str, Any]) -
         threads=options["threads"],
         max_pixels=options["max_pixels"],
         scene_cache_bytes=0,
-        warmup=False,
+        warmup="off",
         verify=options["verify"],
     ) as vlm:
         answer = vlm.ask(

@@ -1,5 +1,6 @@
 """The stages in order: vision, lower layers, scorer, selection, compaction, upper layers, decode steps."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -102,19 +103,28 @@ class Pipeline:
         for part in (self._visual, self._lower, self._upper):
             part.close()
 
-    def warm_up(self) -> None:
-        """Runs every graph once at its smallest size, so that the first request finds all memory touched."""
+    def warm_up(self, largest: bool) -> None:
+        """Runs every graph once, so that the first request finds memory touched.
+
+        Args:
+            largest: run at the profile's maximum instead of the smallest size: the engine then holds all the memory
+                it will ever need.
+        """
         trace, self.trace = self.trace, None
         merge, token = self.manifest.images.merge_size, self.manifest.tokens.image
         vision = self.manifest.vision
+        tokens = self.manifest.profiles["visual_tokens"].max if largest else 1
+        side = math.isqrt(tokens)
+        grid = Grid(side * merge, tokens // side * merge, merge)
         width = 3 * vision.temporal_patch_size * vision.patch_size**2
-        image = Patches(np.zeros((merge**2, width), np.float32), Grid(merge, merge, merge), (1, 1))
-        prompt = Prompt(np.array([token, 0 if token else 1]), (image.grid,))
+        image = Patches(np.zeros((grid.patches, width), np.float32), grid, (1, 1))
+        text = self._capacity - grid.visual_tokens - self.manifest.glimpse.length - 1 if largest else 1
+        ids = np.concatenate([np.full(grid.visual_tokens, token), np.full(text, 0 if token else 1)])
         stats, interrupt = Stats(), Interrupt()
-        self.prefill(
-            prompt, [self.encode(image, stats, interrupt)], None, Pruning(min_keep=0, anchors=()), stats, interrupt
-        )
-        self.decode(int(prompt.ids[-1]), stats, interrupt)
+        keep_all = Pruning(threshold=0.0, max_keep_ratio=1.0, min_keep=0, anchors=())
+        visual = [self.encode(image, stats, interrupt)]
+        self.prefill(Prompt(ids, (grid,)), visual, None, keep_all, stats, interrupt)
+        self.decode(int(ids[-1]), stats, interrupt)
         self._lower_cache.length = self._upper_cache.length = 0
         self.trace = trace
 

@@ -39,6 +39,7 @@ from glimpse_runtime.tokenizer import Tokenizer
 from glimpse_runtime.types import IntArray
 
 DEFAULT_SCENE_CACHE_BYTES = 256 << 20
+WARMUPS = ("smallest", "largest", "off")
 
 
 def load(
@@ -48,7 +49,7 @@ def load(
     threads: int | None = None,
     max_pixels: int | None = None,
     scene_cache_bytes: int = DEFAULT_SCENE_CACHE_BYTES,
-    warmup: bool = True,
+    warmup: str = "smallest",
     verify: bool = False,
     trace: Trace | None = None,
 ) -> "Session":
@@ -61,7 +62,9 @@ def load(
         max_pixels: shrink images to at most this many pixels; None, or more than the bundle's limit, is that limit.
         scene_cache_bytes: memory for the last images asked about, so that asking about the same image again is
             fast; 0 keeps nothing, right for a camera whose frames never repeat.
-        warmup: run every graph once, so that the first question is not slower than the next.
+        warmup: ``smallest`` runs every graph once, so that the first question is not slower than the next;
+            ``largest`` does so at the largest image and context, so that all memory is taken now and no later
+            request can fail for it; ``off`` does nothing.
         verify: hash every file of the bundle, even if that was done before.
         trace: called with the name and value of intermediate arrays; the arrays are live, copy what you keep.
 
@@ -70,10 +73,12 @@ def load(
         BackendError: the engine is missing or cannot load the graphs.
         InputError: an option is out of its range.
     """
+    if warmup not in WARMUPS:
+        raise InputError(f"warmup must be one of {', '.join(WARMUPS)}, found {warmup!r}")
     opened = Bundle.open(bundle, verify=verify)
     pipeline = Pipeline(opened, open_backend(device, threads), trace)
-    if warmup:
-        pipeline.warm_up()
+    if warmup != "off":
+        pipeline.warm_up(largest=warmup == "largest")
     return Session(opened, pipeline, max_pixels, scene_cache_bytes)
 
 
@@ -289,6 +294,7 @@ class Session:
                 pass  # the answer says so by its reason
         stats.ttft_ms = (time.perf_counter() - request.start_s) * 1e3
         stats.prompt_tokens = len(prompt.ids)
+        stats.visual_tokens, stats.kept_tokens = report.total, report.kept
         stop = frozenset(self.bundle.manifest.tokens.eos if request.eos is None else request.eos)
         answer = Answer(
             self._generate(first, sampler, stop, request),

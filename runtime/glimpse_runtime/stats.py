@@ -17,12 +17,16 @@ class Stats:
         stage_ms: wall time per stage in milliseconds; ``decode`` is the sum over all steps.
         ttft_ms: from the call to the first token, in milliseconds.
         prompt_tokens: tokens of the prompt, visual tokens included.
+        visual_tokens: visual tokens of the prompt.
+        kept_tokens: visual tokens that were kept.
         new_tokens: tokens generated.
     """
 
     stage_ms: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     ttft_ms: float = 0.0
     prompt_tokens: int = 0
+    visual_tokens: int = 0
+    kept_tokens: int = 0
     new_tokens: int = 0
 
     @contextmanager
