@@ -29,6 +29,8 @@ from glimpse_runtime import (
 from glimpse_runtime.backends import open_backend
 from glimpse_runtime.backends.ort import OrtEngine
 from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.cache import KVCache
+from glimpse_runtime.manifest import Profile
 from glimpse_runtime.pipeline import Pipeline
 from glimpse_runtime.session import DEFAULT_MAX_NEW_TOKENS
 
@@ -366,6 +368,31 @@ def test_the_largest_warm_up_takes_the_memory_of_the_largest_request() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": path}
     )
     assert float(done.stdout) < 1.06
+
+
+@pytest.mark.parametrize(("context", "visual"), [(2, 1), (3, 1), (4, 3), (16, 15)])
+@pytest.mark.parametrize("warmup", ["smallest", "largest"])
+def test_warm_up_fits_any_context(golden_bundle: Path, context: int, visual: int, warmup: str) -> None:
+    bundle = Bundle.open(golden_bundle)
+    limits = {"visual_tokens": Profile(1, 1, visual), "context": Profile(1, 1, context)}
+    manifest = dataclasses.replace(bundle.manifest, profiles={**bundle.manifest.profiles, **limits})
+    bundle = dataclasses.replace(bundle, manifest=manifest)
+    longest: list[int] = []
+    with Session(bundle, Pipeline(bundle, open_backend("cpu"))) as vlm:
+        pipeline = vlm._pipeline
+        assert pipeline is not None
+        original = pipeline._step_inputs
+
+        def spy(positions: np.ndarray, cache: KVCache) -> dict[str, np.ndarray]:
+            longest.append(cache.length + positions.shape[1])
+            return original(positions, cache)
+
+        pipeline._step_inputs = spy  # type: ignore[method-assign]
+        pipeline.warm_up(largest=warmup == "largest")
+        assert max(longest, default=0) <= context
+        assert pipeline.room == context
+        if context > 2:
+            assert vlm.ask_ids(None, [1], max_new_tokens=1, eos=[]).text == ""
 
 
 def test_an_unknown_warm_up_is_refused() -> None:

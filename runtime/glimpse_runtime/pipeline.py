@@ -108,17 +108,20 @@ class Pipeline:
 
         Args:
             largest: run at the profile's maximum instead of the smallest size: the engine then holds all the memory
-                it will ever need.
+                it will ever need. A context too short for one visual token and one of text is left cold.
         """
+        room = self._capacity - self.manifest.glimpse.length - 1
+        if room < 2:
+            return
         trace, self.trace = self.trace, None
         merge, token = self.manifest.images.merge_size, self.manifest.tokens.image
         vision = self.manifest.vision
-        tokens = self.manifest.profiles["visual_tokens"].max if largest else 1
+        tokens = min(self.manifest.profiles["visual_tokens"].max, room - 1) if largest else 1
         side = math.isqrt(tokens)
         grid = Grid(side * merge, tokens // side * merge, merge)
         width = 3 * vision.temporal_patch_size * vision.patch_size**2
         image = Patches(np.zeros((grid.patches, width), np.float32), grid, (1, 1))
-        text = self._capacity - grid.visual_tokens - self.manifest.glimpse.length - 1 if largest else 1
+        text = room - grid.visual_tokens if largest else 1
         ids = np.concatenate([np.full(grid.visual_tokens, token), np.full(text, 0 if token else 1)])
         stats, interrupt = Stats(), Interrupt()
         keep_all = Pruning(threshold=0.0, max_keep_ratio=1.0, min_keep=0, anchors=())
