@@ -43,8 +43,7 @@ class SceneState:
     @property
     def nbytes(self) -> int:
         """Bytes it holds."""
-        arrays = sum(image.embeds.nbytes + image.features.nbytes for image in self.visual)
-        return arrays + (self.prefix.nbytes if self.prefix else 0)
+        return sum(image.nbytes for image in self.visual) + (self.prefix.nbytes if self.prefix else 0)
 
 
 class Scene:

@@ -344,8 +344,7 @@ class Session:
         """Whether the prompt's start is worth keeping: it has images and text after them, and there is room."""
         if not scene.visual or prompt.ids[-1] == self.bundle.manifest.tokens.image:
             return False
-        needed_bytes = self._open_pipeline().prefix_bytes(len(prompt.ids))
-        needed_bytes += sum(image.embeds.nbytes + image.features.nbytes for image in scene.visual)
+        needed_bytes = self._open_pipeline().prefix_bytes(len(prompt.ids)) + sum(image.nbytes for image in scene.visual)
         return always or needed_bytes <= self._scenes.limit_bytes
 
     def _build_prompt(

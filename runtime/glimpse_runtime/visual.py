@@ -29,6 +29,11 @@ class VisualTokens:
     embeds: FloatArray
     features: FloatArray
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes it holds."""
+        return self.embeds.nbytes + self.features.nbytes
+
 
 class Visual:
     """Encodes images, and scores their visual tokens."""
