@@ -150,11 +150,12 @@ def test_an_image_over_the_profile_names_the_option(golden_bundle: Path) -> None
     wide = dataclasses.replace(bundle.manifest.images, max_pixels=10**8)
     bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, images=wide))
     side = 28 * (int(bundle.manifest.profiles["visual_tokens"].max ** 0.5) + 2)
+    ids = [1, *[bundle.manifest.tokens.image] * (side // 28) ** 2, 2]
     with (
         Session(bundle, Pipeline(bundle, open_backend("cpu"))) as vlm,
         pytest.raises(PromptError, match="--max-pixels"),
     ):
-        vlm.ask_ids(np.zeros((side, side, 3), np.uint8), [1, 2])
+        vlm.ask_ids(np.zeros((side, side, 3), np.uint8), ids)
 
 
 def test_token_ids_are_checked(golden_bundle: Path) -> None:

@@ -12,9 +12,9 @@ from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.cache import KVCache
 from glimpse_runtime.errors import PromptError
 from glimpse_runtime.interrupt import Interrupt
-from glimpse_runtime.positions import TextRope, mrope_positions
+from glimpse_runtime.positions import TextRope
 from glimpse_runtime.preprocess import Grid, Patches
-from glimpse_runtime.prompt import Prompt
+from glimpse_runtime.prompt import Prompt, place
 from glimpse_runtime.pruning import PruneReport, Pruning, Rule
 from glimpse_runtime.stats import Stats
 from glimpse_runtime.stepper import Stepper
@@ -126,7 +126,7 @@ class Pipeline:
         stats, interrupt = Stats(), Interrupt()
         keep_all = Pruning(threshold=0.0, max_keep_ratio=1.0, min_keep=0, anchors=())
         visual = [self.encode(image, stats, interrupt)]
-        self.prefill(Prompt(ids, (grid,)), visual, None, keep_all, stats, interrupt)
+        self.prefill(place(ids, (grid,), token), visual, None, keep_all, stats, interrupt)
         self.decode(int(ids[-1]), stats, interrupt)
         self._lower_cache.length = self._upper_cache.length = 0
         self.trace = trace
@@ -151,7 +151,6 @@ class Pipeline:
                 f"the prompt and a first token need {rows} rows of context, the bundle has {self._capacity}; "
                 "shorten the text, use fewer pixels (max_pixels=, --max-pixels) or export with a larger --max-context"
             )
-        mrope_positions(prompt.ids, prompt.grids, self.manifest.tokens.image)  # image tokens and images must match
         if request.enabled and prompt.grids:
             pruning.check(self._rule(request), prompt.grids)
             if request.keep_masks is not None:
@@ -166,10 +165,9 @@ class Pipeline:
         """Runs a prompt up to its last visual token through the lower layers, for questions to start from."""
         is_image = prompt.ids == self.manifest.tokens.image
         count = int(np.flatnonzero(is_image)[-1]) + 1
-        positions = mrope_positions(prompt.ids, prompt.grids, self.manifest.tokens.image)
         self._lower_cache.length = 0
         with stats.stage("lower"):
-            hidden, _ = self._run_lower(prompt.ids[:count], positions[:, :count], images, 0, interrupt)
+            hidden, _ = self._run_lower(prompt.ids[:count], prompt.positions[:, :count], images, 0, interrupt)
             self._lower_cache.length = count
             return Prefix(prompt.ids[:count].copy(), hidden, self._lower_cache.save())
 
@@ -195,11 +193,10 @@ class Pipeline:
         Returns:
             (vocab,) float32 logits of the first new token, and what pruning did.
         """
-        ids = prompt.ids
+        ids, positions = prompt.ids, prompt.positions
         is_image = ids == self.manifest.tokens.image
-        positions = mrope_positions(ids, prompt.grids, self.manifest.tokens.image)
         with stats.stage("lower"):
-            hidden, attention = self._run_prompt(prompt, positions, images, prefix, request, interrupt)
+            hidden, attention = self._run_prompt(prompt, images, prefix, request, interrupt)
         self._emit("position_ids", positions)
         self._emit("hidden_reduce", hidden[0, : len(ids)])
         if not (request.enabled and prompt.grids):
@@ -246,7 +243,6 @@ class Pipeline:
     def _run_prompt(
         self,
         prompt: Prompt,
-        positions: IntArray,
         images: Sequence[VisualTokens],
         prefix: Prefix | None,
         request: Pruning,
@@ -260,7 +256,7 @@ class Pipeline:
             done = len(prefix.ids)
             self._lower_cache.restore(prefix.cache)
         hidden, attention = self._run_lower(
-            prompt.ids[done:], positions[:, done:], () if prefix else images, glimpse_rows, interrupt
+            prompt.ids[done:], prompt.positions[:, done:], () if prefix else images, glimpse_rows, interrupt
         )
         self._lower_cache.length = len(prompt.ids)  # the glimpse rows are dropped
         if prefix is not None:

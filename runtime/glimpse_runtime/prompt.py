@@ -7,6 +7,7 @@ import numpy as np
 
 from glimpse_runtime.errors import PromptError
 from glimpse_runtime.manifest import PromptSpec, TokenIds
+from glimpse_runtime.positions import mrope_positions
 from glimpse_runtime.preprocess import Grid
 from glimpse_runtime.tokenizer import Tokenizer
 from glimpse_runtime.types import IntArray
@@ -19,10 +20,21 @@ class Prompt:
     Attributes:
         ids: (tokens,) int64 with one image token per visual token.
         grids: the patch grids of its images, in order.
+        positions: (3, tokens) int64 multimodal rope positions.
     """
 
     ids: IntArray
     grids: tuple[Grid, ...]
+    positions: IntArray
+
+
+def place(ids: IntArray, grids: Sequence[Grid], image_token: int) -> Prompt:
+    """Returns the prompt of some ids, with every token's position.
+
+    Raises:
+        PromptError: image tokens and images do not match.
+    """
+    return Prompt(ids, tuple(grids), mrope_positions(ids, grids, image_token))
 
 
 def build_prompt(
@@ -66,7 +78,7 @@ def build_prompt(
         pieces += [(earlier, False), (template.user_close, True), (template.assistant_open, True)]
         pieces += [(answer, False), (template.assistant_close, True), (template.user_open, True)]
     pieces += [(question, False), (template.user_close, True), (template.assistant_open, True)]
-    return Prompt(expand_images(np.array(tokenizer.encode(pieces), np.int64), grids, tokens.image), tuple(grids))
+    return place(expand_images(np.array(tokenizer.encode(pieces), np.int64), grids, tokens.image), grids, tokens.image)
 
 
 def expand_images(ids: IntArray, grids: Sequence[Grid], image_token: int) -> IntArray:

@@ -21,7 +21,7 @@ from glimpse_runtime.images import read_image
 from glimpse_runtime.interrupt import Interrupt, Interrupted
 from glimpse_runtime.pipeline import Pipeline, Trace
 from glimpse_runtime.preprocess import Grid, patch_grid, patchify
-from glimpse_runtime.prompt import Prompt, build_prompt
+from glimpse_runtime.prompt import Prompt, build_prompt, place
 from glimpse_runtime.pruning import Pruning
 from glimpse_runtime.request import (
     DEFAULT_MAX_NEW_TOKENS,
@@ -178,7 +178,7 @@ class Session:
         self._begin(request.interrupt)
         with request.stats.stage("preprocess"):
             scene, pictures = self._read(images, None)
-            prompt = Prompt(self._checked_ids(ids), scene.grids)
+            prompt = place(self._checked_ids(ids), scene.grids, self.bundle.manifest.tokens.image)
             self._open_pipeline().check(prompt, request.pruning)
         return self._answer(prompt, scene, pictures, request)
 
