@@ -106,7 +106,7 @@ def closest(folder: Path, key: str, expected: Array, candidate: dict[str, Array]
 
 def final_norm(folder: Path, hidden: Array) -> Array:
     """Returns hidden states after the decoder's last norm."""
-    weight = Checkpoint(folder / "base").read_float("model.norm.weight")
+    weight = Checkpoint(folder / "base").read("model.norm.weight")
     eps = read_json(folder / "base" / "config.json")["rms_norm_eps"]
     normed: Array = hidden / np.sqrt((hidden**2).mean(-1, keepdims=True) + eps) * weight
     return normed

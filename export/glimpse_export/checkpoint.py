@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from glimpse_export.errors import CheckpointError
-from glimpse_runtime.types import Array
+from glimpse_export.graphs.matrix import Matrix
+from glimpse_runtime.types import FloatArray
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -38,7 +40,6 @@ class Checkpoint:
         self.folder = folder
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
-        self._files: dict[str, Any] = {}
         self._where: dict[str, tuple[str, str]] = {}
         self.file_names = self._find_files()
         for file_name in self.file_names:
@@ -60,13 +61,11 @@ class Checkpoint:
     def _read_header(self, file_name: str) -> None:
         path = self.folder / file_name
         try:
-            file: Any = safe_open(str(path), framework="np")
-            keys = list(file.keys())
-            slices = {key: file.get_slice(key) for key in keys}
-            found = {key: (tuple(part.get_shape()), part.get_dtype()) for key, part in slices.items()}
+            with safe_open(str(path), framework="np") as file:
+                slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
+                found = {key: (tuple(part.get_shape()), part.get_dtype()) for key, part in slices.items()}
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged or cut short ({error}); download it again") from None
-        self._files[file_name] = file
         for key, (shape, dtype) in found.items():
             name = _published_name(key)
             if dtype not in _DTYPES:
@@ -82,25 +81,29 @@ class Checkpoint:
         """
         check_shapes(expected, self.shapes, str(self.folder), ".inv_freq", "lm_head.weight" if tied else None)
 
-    def read(self, name: str) -> Array:
-        """Returns one tensor as stored."""
-        file_name, key = self._where[name]
-        try:
-            tensor: Array = self._files[file_name].get_tensor(key)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"cannot read {key} from {self.folder / file_name}: {error}") from None
-        return tensor
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> FloatArray:
+        """Returns rows start..stop of a tensor as float32.
 
-    def read_float(self, name: str) -> Array:
-        """Returns one tensor as float32.
+        The file is opened anew: pages of a mapped file stay in this process's memory until it is closed.
 
         Raises:
-            CheckpointError: it holds infinities or NaN.
+            CheckpointError: it cannot be read, or holds infinities or NaN.
         """
-        tensor = self.read(name).astype(np.float32)
-        if not np.isfinite(tensor).all():
+        file_name, key = self._where[name]
+        try:
+            with safe_open(str(self.folder / file_name), framework="np") as file:
+                rows: FloatArray = file.get_slice(key)[start:stop].astype(np.float32)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"cannot read {key} from {self.folder / file_name}: {error}") from None
+        if not np.isfinite(rows).all():
             raise CheckpointError(f"{self.folder}: tensor {name} holds values that are not finite")
-        return tensor
+        return rows
+
+    def matrix(self, name: str) -> Matrix:
+        """Returns a tensor of two or more axes as (rows, the rest), not read yet."""
+        rows, *rest = self.shapes[name]
+        columns = math.prod(rest)
+        return Matrix(name, rows, columns, lambda start, stop: self.read(name, start, stop).reshape(-1, columns))
 
     def sha256(self) -> str:
         """Returns one hash over the contents of all weight files."""

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from glimpse_export.options import DEFAULT_DIALECT, DIALECT_NAMES
+from glimpse_export.precision import CACHE_PRECISIONS, PRECISIONS, Precision
 from glimpse_models import MODELS
 from glimpse_runtime import terminal
 
@@ -35,6 +36,14 @@ def _models() -> str:
     metavar="BUNDLE",
     help="Folder to write; by default MODEL-bundle.",
 )
+@click.option(
+    "--precision", type=click.Choice(PRECISIONS), help="What matrices are rounded to; per part with the next options."
+)
+@click.option("--vision-precision", type=click.Choice(PRECISIONS), help="The same for the vision encoder.")
+@click.option("--lower-precision", type=click.Choice(PRECISIONS), help="The same for the decoder layers 0..K.")
+@click.option("--upper-precision", type=click.Choice(PRECISIONS), help="The same for the layers behind K.")
+@click.option("--head-precision", type=click.Choice(PRECISIONS), help="The same for the LM head.")
+@click.option("--kv-cache-precision", type=click.Choice(CACHE_PRECISIONS), help="Keys and values of past tokens.")
 @click.option("--max-context", type=_COUNT, help="Rows of the KV cache; by default 4096 or the model's limit.")
 @click.option(
     "--max-visual-tokens",
@@ -86,6 +95,9 @@ def export_model(options: dict[str, Any]) -> None:
         model=options["model"],
         adapter=options["adapter"],
         dialect=options["dialect"],
+        precision=Precision.choose(
+            options["precision"], **{part: options[f"{part}_precision"] for part in Precision.parts()}
+        ),
         max_context=options["max_context"],
         max_visual_tokens=options["max_visual_tokens"],
         tokenizer=not options["no_tokenizer"],

@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-import onnx_ir as ir
 from tokenizers import Tokenizer as HFTokenizer
 
 from glimpse_export.checkpoint import Checkpoint
@@ -16,11 +14,12 @@ from glimpse_export.graphs.decoder import DecoderAuthor
 from glimpse_export.graphs.dialects import dialect
 from glimpse_export.graphs.scorer import ScorerAuthor
 from glimpse_export.graphs.vision import VisionAuthor
-from glimpse_export.graphs.weights import StoredTensor, WeightFile
+from glimpse_export.graphs.weights import StoredTensor, WeightFile, data_type, tensor_bytes
 from glimpse_export.manifest import build_manifest
 from glimpse_export.options import ExportOptions
 from glimpse_export.output import appearing, checked_output
 from glimpse_export.planning import Plan, plan
+from glimpse_export.precision import INTEGER
 from glimpse_export.template import cut_template, read_template
 from glimpse_runtime.bundle import sha256_of
 from glimpse_runtime.manifest import MANIFEST_NAME, EmbeddingSpec, FileSpec, PromptSpec, StageSpec
@@ -28,7 +27,6 @@ from glimpse_runtime.manifest import MANIFEST_NAME, EmbeddingSpec, FileSpec, Pro
 Progress = Callable[[str], None]
 
 _EMBEDDING = "model.embed_tokens.weight"
-_ROWS_AT_ONCE = 16384
 _TOKENIZER = "tokenizer.json"
 
 
@@ -79,15 +77,15 @@ def write_bundle(checked: Plan, folder: Path, progress: Progress) -> None:
     progress("embedding table")
     embedding = _write_embedding(checked.checkpoint, folder, checked.embedding_dtype)
     tied = None
-    if architecture.text.tied:
-        shape = (embedding.rows, embedding.columns)
-        tied = StoredTensor(embedding.file, 0, shape[0] * shape[1] * 4, ir.DataType.FLOAT, shape)
+    if architecture.text.tied and options.precision.head not in INTEGER:
+        dtype, shape = data_type(embedding.dtype), (embedding.rows, embedding.columns)
+        tied = StoredTensor(embedding.file, 0, tensor_bytes(dtype, shape), dtype, shape)
     with weights("vision.data") as file:
-        graph("vision", file, VisionAuthor(architecture, checked.checkpoint, spelled).author)
+        graph("vision", file, VisionAuthor(architecture, checked.checkpoint, spelled, options.precision.vision).author)
     with weights("score.data") as file:
         graph("score", file, ScorerAuthor(architecture, checked.adapter, spelled, options.trace).author)
     vectors = checked.adapter.glimpse_vectors(architecture.glimpse) if architecture.glimpse.length else None
-    author = DecoderAuthor(architecture, checked.checkpoint, spelled, options.trace)
+    author = DecoderAuthor(architecture, checked.checkpoint, spelled, options.precision, options.trace)
     with weights("text.data") as file:
         graph("lower", file, lambda g: author.lower(g, vectors))
         graph("upper", file, lambda g: author.upper(g, tied))
@@ -101,15 +99,12 @@ def write_bundle(checked: Plan, folder: Path, progress: Progress) -> None:
 
 
 def _write_embedding(checkpoint: Checkpoint, folder: Path, dtype: str) -> EmbeddingSpec:
-    table = checkpoint.read(_EMBEDDING)
+    table = checkpoint.matrix(_EMBEDDING)
     path = folder / "embed_tokens.bin"
     with path.open("wb") as file:
-        for start in range(0, len(table), _ROWS_AT_ONCE):
-            rows = table[start : start + _ROWS_AT_ONCE]
-            if not np.isfinite(rows.astype(np.float32)).all():
-                raise CheckpointError(f"{checkpoint.folder}: tensor {_EMBEDDING} holds values that are not finite")
-            np.ascontiguousarray(rows.astype(dtype)).tofile(file)
-    return EmbeddingSpec(path.name, dtype, *table.shape)
+        for start, stop in table.runs():
+            table.read(start, stop).astype(dtype).tofile(file)
+    return EmbeddingSpec(path.name, dtype, table.rows, table.columns)
 
 
 def _write_tokenizer(checked: Plan, folder: Path) -> PromptSpec:

@@ -1,7 +1,10 @@
 """Puts the manifest of a finished bundle together."""
 
+import dataclasses
+
 from glimpse_export.architecture import VISION_ROPE_THETA
 from glimpse_export.planning import Plan
+from glimpse_export.precision import DEFAULT_PRECISION
 from glimpse_runtime import manifest as m
 from glimpse_runtime._version import __version__
 
@@ -82,7 +85,7 @@ def build_manifest(
         prompt=prompt,
         images=plan.images,
         embedding=embedding,
-        precision={**dict.fromkeys(stages, "float32"), "kv_cache": "float32"},
+        precision={**dataclasses.asdict(plan.options.precision), "score": DEFAULT_PRECISION},
         profiles=plan.profiles,
         stages=stages,
         files=files,

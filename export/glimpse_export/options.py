@@ -1,6 +1,8 @@
 """What a user may ask of an export."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from glimpse_export.precision import Precision
 
 DEFAULT_DIALECT = "ort"
 DIALECT_NAMES = (DEFAULT_DIALECT,)
@@ -14,6 +16,7 @@ class ExportOptions:
         model: a name of the registry, a hub id, or a folder.
         adapter: hub id or folder of the adapter; None is the registry's, or the model's own folder.
         dialect: which family of inference engines the graphs are for.
+        precision: what every stage's matrices are written in.
         max_context: rows of the KV cache; None is 4,096 or the model's limit.
         max_visual_tokens: largest image in visual tokens; None follows from pixels and context.
         tokenizer: False makes a bundle that takes token ids only.
@@ -24,6 +27,7 @@ class ExportOptions:
     model: str
     adapter: str | None = None
     dialect: str = DEFAULT_DIALECT
+    precision: Precision = field(default_factory=Precision)
     max_context: int | None = None
     max_visual_tokens: int | None = None
     tokenizer: bool = True

@@ -14,6 +14,7 @@ from glimpse_export.graphs import decoder, vision
 from glimpse_export.graphs.dialects import DIALECTS, dialect
 from glimpse_export.image_rules import read_image_rules
 from glimpse_export.options import ExportOptions
+from glimpse_export.precision import STORED_DTYPES
 from glimpse_export.resolve import ModelFolders, resolve
 from glimpse_runtime.manifest import ImageRules, Profile
 
@@ -46,9 +47,10 @@ class Plan:
 
     @property
     def embedding_dtype(self) -> str:
-        """Stored dtype of the embedding table: the LM head's when the two are tied, else the checkpoint's."""
-        if self.architecture.text.tied:
-            return "float32"
+        """Stored dtype of the embedding table: the checkpoint's, or the LM head's when that reads the same bytes."""
+        head = self.options.precision.head
+        if self.architecture.text.tied and head in STORED_DTYPES:
+            return STORED_DTYPES[head]
         return self.checkpoint.dtypes["model.embed_tokens.weight"]
 
     def weight_bytes(self) -> dict[str, int]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from glimpse_export.graphs.weights import StoredTensor, WeightFile
+from glimpse_export.graphs.weights import Dtype, Parts, StoredTensor, WeightFile, data_type
 from glimpse_runtime.manifest import StageSpec, TensorSpec
 from glimpse_runtime.types import Array
 
@@ -16,29 +16,24 @@ Shape = Sequence[int | str]
 
 
 class GraphBuilder:
-    """One graph under construction.
+    """One graph under construction; values are float32 where nothing else is said."""
 
-    Attributes:
-        dtype: the numpy dtype of weights and activations.
-    """
-
-    def __init__(self, name: str, weights: WeightFile, opset: int, dtype: str = "float32") -> None:
+    def __init__(self, name: str, weights: WeightFile, opset: int) -> None:
         """Starts an empty graph whose weights go to ``weights``."""
-        self.dtype = np.dtype(dtype)
         self._weights = weights
         self._graph = ir.Graph([], [], nodes=[], name=name, opset_imports={"": opset, MICROSOFT: 1})
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         self._nodes = 0
 
-    def input(self, name: str, shape: Shape, dtype: str | None = None) -> ir.Value:
+    def input(self, name: str, shape: Shape, dtype: Dtype = "float32") -> ir.Value:
         """Declares a graph input."""
-        value = ir.Value(name=name, type=_tensor_type(dtype or self.dtype), shape=ir.Shape(shape))
+        value = ir.Value(name=name, type=_tensor_type(dtype), shape=ir.Shape(shape))
         self._graph.inputs.append(value)
         return value
 
-    def output(self, value: ir.Value, name: str, shape: Shape, dtype: str | None = None) -> None:
+    def output(self, value: ir.Value, name: str, shape: Shape, dtype: Dtype = "float32") -> None:
         """Declares a graph output."""
-        value.name, value.type, value.shape = name, _tensor_type(dtype or self.dtype), ir.Shape(shape)
+        value.name, value.type, value.shape = name, _tensor_type(dtype), ir.Shape(shape)
         self._graph.outputs.append(value)
 
     def constant(self, array: Array) -> ir.Value:
@@ -61,12 +56,16 @@ class GraphBuilder:
         return self.constant(np.array(values, np.int64))
 
     def scalar(self, value: float) -> ir.Value:
-        """Returns a 0-d constant of the graph's dtype."""
-        return self.constant(np.array(value, self.dtype))
+        """Returns a 0-d float32 constant."""
+        return self.constant(np.array(value, np.float32))
 
-    def weight(self, name: str, make: Callable[[], Array]) -> ir.Value:
-        """Returns a weight stored in the weight file; ``make`` gives it as float32, in the layout to store."""
-        return self.stored(name, self._weights.store(name, lambda: make().astype(self.dtype)))
+    def weight(self, name: str, dtype: Dtype, shape: tuple[int, ...], parts: Parts) -> ir.Value:
+        """Returns a weight stored in the weight file; see ``WeightFile.store``."""
+        return self.stored(name, self._weights.store(name, dtype, shape, parts))
+
+    def vector(self, name: str, shape: tuple[int, ...], make: Callable[[], Array]) -> ir.Value:
+        """Returns a small float32 weight such as a bias, which ``make`` gives."""
+        return self.weight(name, "float32", shape, lambda: [make().astype(np.float32).reshape(shape)])
 
     def stored(self, name: str, where: StoredTensor) -> ir.Value:
         """Returns a weight whose bytes lie in some file already."""
@@ -106,12 +105,14 @@ class GraphBuilder:
         """Reshapes; 0 copies a dimension, -1 infers one."""
         return self.op("Reshape", x, self.integers(*shape))
 
-    def linear(
-        self, x: ir.Value, name: str, weight: Callable[[], Array], bias: Callable[[], Array] | None = None
-    ) -> ir.Value:
-        """Returns x @ weight.T + bias; ``weight`` gives (out, in) as checkpoints store it."""
-        y = self.op("MatMul", x, self.weight(f"{name}.weight", lambda: weight().T))
-        return y if bias is None else self.op("Add", y, self.weight(f"{name}.bias", bias))
+    def cast(self, x: ir.Value, dtype: Dtype) -> ir.Value:
+        """Converts to another type."""
+        return self.op("Cast", x, to=int(data_type(dtype)))
+
+    def mark(self, x: ir.Value, name: str) -> ir.Value:
+        """Names a value, so that the graph can be cut there."""
+        x.name = name
+        return x
 
     def save(self, path: Path) -> StageSpec:
         """Writes the graph and returns what the manifest says about it."""
@@ -120,8 +121,8 @@ class GraphBuilder:
         return StageSpec(path.name, _specs(self._graph.inputs), _specs(self._graph.outputs))
 
 
-def _tensor_type(dtype: str | np.dtype[Any]) -> ir.TensorType:
-    return ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype)))
+def _tensor_type(dtype: Dtype) -> ir.TensorType:
+    return ir.TensorType(data_type(dtype))
 
 
 def _specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:

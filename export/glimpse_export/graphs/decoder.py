@@ -5,7 +5,6 @@ is zero for ordinary rows; the attention of the last row is read in the selected
 """
 
 import math
-from collections.abc import Callable
 
 import onnx_ir as ir
 
@@ -13,8 +12,10 @@ from glimpse_export.architecture import Architecture
 from glimpse_export.checkpoint import Checkpoint
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.dialects import Dialect, Heads, StepInputs
+from glimpse_export.graphs.linear import linear_form
 from glimpse_export.graphs.weights import StoredTensor
-from glimpse_runtime.types import Array, FloatArray
+from glimpse_export.precision import STORED_DTYPES, Precision
+from glimpse_runtime.types import FloatArray
 
 
 def expected_tensors(architecture: Architecture) -> dict[str, tuple[int, ...]]:
@@ -45,9 +46,17 @@ class DecoderAuthor:
     """Writes the two decoder graphs."""
 
     def __init__(
-        self, architecture: Architecture, checkpoint: Checkpoint, dialect: Dialect, trace: bool = False
+        self,
+        architecture: Architecture,
+        checkpoint: Checkpoint,
+        dialect: Dialect,
+        precision: Precision,
+        trace: bool = False,
     ) -> None:
         """Prepares; with ``trace`` the graphs also give every layer's output at the rows of interest."""
+        self._lower, self._upper = linear_form(precision.lower), linear_form(precision.upper)
+        self._head = linear_form(precision.head)
+        self._cache_dtype = STORED_DTYPES[precision.kv_cache]
         self._architecture = architecture
         self._text = architecture.text
         self._checkpoint = checkpoint
@@ -65,7 +74,7 @@ class DecoderAuthor:
         glimpse, hidden = self._architecture.glimpse, self._text.hidden_size
         x = g.input("hidden_in", [1, "rows", hidden])
         gate = g.input("glimpse_gate", [1, "rows", glimpse.length]) if glimpse.length else None
-        step = self._dialect.step_inputs(g, self._text.head_dim)
+        step = self._dialect.step_inputs(g, self._text.head_dim, self._cache_dtype)
         attention: dict[int, ir.Value] = {}
         layers = range(self._architecture.lower_layers)
 
@@ -74,7 +83,7 @@ class DecoderAuthor:
             if gate is None or glimpse_vectors is None or layer not in glimpse.layers:
                 return y
             index = glimpse.layers.index(layer)
-            vectors = g.weight(f"glimpse.{layer}", lambda: glimpse_vectors[index])
+            vectors = g.vector(f"glimpse.{layer}", (glimpse.length, hidden), lambda: glimpse_vectors[index])
             return g.op("Add", y, g.op("MatMul", gate, vectors))
 
         x = add_glimpse(x, 0)
@@ -84,6 +93,7 @@ class DecoderAuthor:
             if layer in glimpse.selected_layers:
                 attention[layer] = self._glimpse_attention(g, q, keys)
             normed, x = self._add_norm(g, mixed, x, f"model.layers.{layer}.post_attention_layernorm")
+            g.mark(x, f"layer.{layer}.residual")
             y = self._mlp(g, normed, layer)
             if self._trace:
                 rows = g.op(
@@ -118,11 +128,12 @@ class DecoderAuthor:
         if not layers:
             normed = self._norm(g, g.op("Gather", x, last, axis=1), "model.norm")
         else:
-            step = self._dialect.step_inputs(g, text.head_dim)
+            step = self._dialect.step_inputs(g, text.head_dim, self._cache_dtype)
             normed = self._norm(g, x, f"model.layers.{layers[0]}.input_layernorm")
         for layer in layers:
             _, mixed, _ = self._attention(g, normed, layer, step)
             normed, x = self._add_norm(g, mixed, x, f"model.layers.{layer}.post_attention_layernorm")
+            g.mark(x, f"layer.{layer}.residual")
             y = self._mlp(g, normed, layer)
             if self._trace:
                 row = g.op("Gather", g.op("Add", y, x), last, axis=1)
@@ -135,23 +146,20 @@ class DecoderAuthor:
         if self._trace:
             g.output(g.op("Identity", normed), "trace.final_hidden_last", [1, 1, hidden])
         row = g.reshape(normed, 1, hidden)
-        name = "model.embed_tokens.weight" if text.tied else "lm_head.weight"
-        if tied_head is not None:
-            head = g.stored(name, tied_head)
-        else:
-            head = g.weight(name, lambda: self._checkpoint.read_float(name))
-        g.output(g.op("Gemm", row, head, transB=1), "logits", [1, text.vocab_size])
+        head = self._checkpoint.matrix("model.embed_tokens.weight" if text.tied else "lm_head.weight")
+        g.output(self._head.head(g, row, head, tied_head), "logits", [1, text.vocab_size])
 
     def _attention(
         self, g: GraphBuilder, x: ir.Value, layer: int, step: StepInputs
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Returns the rotated queries, the attention's output and all valid keys of one layer."""
         prefix = f"model.layers.{layer}.self_attn"
-        q, k, v = (self._linear(g, x, f"{prefix}.{name}_proj", bias=True) for name in "qkv")
+        q, k, v = (self._linear(g, x, f"{prefix}.{name}_proj", layer, bias=True) for name in "qkv")
         q = self._dialect.rope(g, q, step.cos, step.sin)
         k = self._dialect.rope(g, k, step.cos, step.sin)
         out, keys = self._dialect.cached_attention(g, q, k, v, self._heads, str(layer), step)
-        return q, self._linear(g, out, f"{prefix}.o_proj"), keys
+        mixed = g.mark(self._linear(g, out, f"{prefix}.o_proj", layer, bounded=False), f"layer.{layer}.attention")
+        return q, mixed, keys
 
     def _glimpse_attention(self, g: GraphBuilder, q: ir.Value, keys: ir.Value) -> ir.Value:
         """(heads, total): the last row's attention to every key, as scaled scores or their log-softmax."""
@@ -166,8 +174,9 @@ class DecoderAuthor:
 
     def _mlp(self, g: GraphBuilder, x: ir.Value, layer: int) -> ir.Value:
         prefix = f"model.layers.{layer}.mlp"
-        gate = self._dialect.activation(g, self._linear(g, x, f"{prefix}.gate_proj"), self._text.activation)
-        return self._linear(g, g.op("Mul", gate, self._linear(g, x, f"{prefix}.up_proj")), f"{prefix}.down_proj")
+        gate = self._dialect.activation(g, self._linear(g, x, f"{prefix}.gate_proj", layer), self._text.activation)
+        inner = g.op("Mul", gate, self._linear(g, x, f"{prefix}.up_proj", layer))
+        return g.mark(self._linear(g, inner, f"{prefix}.down_proj", layer, bounded=False), f"layer.{layer}.mlp")
 
     def _norm(self, g: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
         return self._dialect.rms_norm(g, x, self._vector(g, f"{name}.weight"), self._text.norm_eps)
@@ -176,10 +185,11 @@ class DecoderAuthor:
         return self._dialect.add_rms_norm(g, x, skip, self._vector(g, f"{name}.weight"), self._text.norm_eps)
 
     def _vector(self, g: GraphBuilder, name: str) -> ir.Value:
-        return g.weight(name, self._reader(name))
+        return g.vector(name, self._checkpoint.shapes[name], lambda: self._checkpoint.read(name))
 
-    def _linear(self, g: GraphBuilder, x: ir.Value, name: str, bias: bool = False) -> ir.Value:
-        return g.linear(x, name, self._reader(f"{name}.weight"), self._reader(f"{name}.bias") if bias else None)
-
-    def _reader(self, name: str) -> Callable[[], Array]:
-        return lambda: self._checkpoint.read_float(name)
+    def _linear(
+        self, g: GraphBuilder, x: ir.Value, name: str, layer: int, bias: bool = False, bounded: bool = True
+    ) -> ir.Value:
+        form = self._lower if layer < self._architecture.lower_layers else self._upper
+        y = form.multiply(g, x, self._checkpoint.matrix(f"{name}.weight"), bounded)
+        return g.op("Add", y, self._vector(g, f"{name}.bias")) if bias else y

@@ -23,6 +23,7 @@ class StepInputs:
     sin: ir.Value
     seqlens_k: ir.Value
     total: ir.Value
+    cache_dtype: str
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Dialect(Protocol):
         """Full attention within each batch entry; ``keys`` (batch, rows) is 1 where a key counts."""
         ...
 
-    def step_inputs(self, g: GraphBuilder, head_dim: int) -> StepInputs:
+    def step_inputs(self, g: GraphBuilder, head_dim: int, cache_dtype: str) -> StepInputs:
         """Declares the decoder inputs of this dialect."""
         ...
 
@@ -128,13 +129,14 @@ class OrtDialect:
         scale = 1 / math.sqrt(heads.size)
         return g.op("MultiHeadAttention", q, k, v, None, keys, domain=MICROSOFT, num_heads=heads.query, scale=scale)
 
-    def step_inputs(self, g: GraphBuilder, head_dim: int) -> StepInputs:
+    def step_inputs(self, g: GraphBuilder, head_dim: int, cache_dtype: str) -> StepInputs:
         """See ``Dialect``."""
         return StepInputs(
             g.input("cos", ["rows", head_dim // 2]),
             g.input("sin", ["rows", head_dim // 2]),
             g.input("seqlens_k", [1], "int32"),
             g.input("total_sequence_length", [], "int32"),
+            cache_dtype,
         )
 
     def cache_width(self, head_dim: int) -> int:
@@ -153,12 +155,19 @@ class OrtDialect:
     ) -> tuple[ir.Value, ir.Value]:
         """See ``Dialect``; past and present are one buffer, so the cache grows in place.
 
-        Zeros behind every head change neither scores nor sums, so padding a head size is exact.
+        Zeros behind every head change neither scores nor sums, so padding a head size is exact. With a cache of
+        float16 the queries are scaled by a power of two before they are rounded: the product of query and key stays
+        within range, and nothing else changes.
         """
-        width = self.cache_width(heads.size)
+        width, dtype = self.cache_width(heads.size), step.cache_dtype
         shape: Shape = (1, heads.key, "context", width)
-        past = [g.input(f"past.{name}.{part}", shape) for part in ("key", "value")]
+        past = [g.input(f"past.{name}.{part}", shape, dtype) for part in ("key", "value")]
         padded = [_resize_heads(g, x, heads.size, width) for x in (q, k, v)]
+        down = 1
+        if dtype == "float16":
+            down = 2 ** math.ceil(math.log2(heads.size) / 2)
+            padded[0] = g.op("Mul", padded[0], g.scalar(1 / down))
+            padded = [g.cast(x, dtype) for x in padded]
         out, key, value = g.ops(
             "GroupQueryAttention",
             *padded,
@@ -169,15 +178,15 @@ class OrtDialect:
             domain=MICROSOFT,
             num_heads=heads.query,
             kv_num_heads=heads.key,
-            scale=1 / math.sqrt(heads.size),
+            scale=down / math.sqrt(heads.size),
         )
-        g.output(key, f"present.{name}.key", shape)
-        g.output(value, f"present.{name}.value", shape)
+        g.output(key, f"present.{name}.key", shape, dtype)
+        g.output(value, f"present.{name}.value", shape, dtype)
         total = g.op("Cast", step.total, to=int(ir.DataType.INT64))
-        if width == heads.size:
-            return out, g.op("Slice", key, g.integers(0), g.reshape(total, 1), g.integers(2))
         ends = g.op("Concat", g.reshape(total, 1), g.integers(heads.size), axis=0)
         keys = g.op("Slice", key, g.integers(0, 0), ends, g.integers(2, 3))
+        if dtype == "float16":
+            out, keys = g.cast(out, "float32"), g.cast(keys, "float32")
         return _resize_heads(g, out, width, heads.size), keys
 
 

@@ -4,16 +4,16 @@ Follows ``AttnFuserV1`` and ``AttnFuserV2`` of the reference. It runs on one ima
 whole input is attending within the image; the windowed form uses the vision encoder's windows.
 """
 
-from collections.abc import Callable
-
 import onnx_ir as ir
 
 from glimpse_export.adapter import Adapter
 from glimpse_export.architecture import SCORER_NORM_EPS, Architecture
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.dialects import Dialect, Heads
+from glimpse_export.graphs.linear import linear_form
+from glimpse_export.graphs.matrix import matrix_of
 from glimpse_export.graphs.windows import WindowInputs, attend
-from glimpse_runtime.types import Array
+from glimpse_export.precision import DEFAULT_PRECISION
 
 _RANGE_EPS = 1e-6
 
@@ -28,6 +28,7 @@ class ScorerAuthor:
         self._adapter = adapter
         self._dialect = dialect
         self._trace = trace
+        self._form = linear_form(DEFAULT_PRECISION)
 
     def author(self, g: GraphBuilder) -> None:
         """Authors the scorer into an empty graph."""
@@ -40,14 +41,14 @@ class ScorerAuthor:
         cos = g.input("cos", ["visual_tokens", scorer.head_dim // 2])
         sin = g.input("sin", ["visual_tokens", scorer.head_dim // 2])
         windows = WindowInputs.declare(g, "visual_tokens", vision.window_tokens) if scorer.windowed else None
-        h = self._linear(g, g.op("Unsqueeze", attention, g.integers(0)), "attn_in_proj")
+        h = g.mark(self._linear(g, g.op("Unsqueeze", attention, g.integers(0)), "attn_in_proj"), "attn_in")
         self._trace_hidden(g, h, 0)
         for index in range(len(scorer.taps)):
             condition = None
             if features is not None:
                 tap = g.op("Gather", features, g.integers(index), axis=0)
                 condition = self._linear(g, tap, f"cond_in_projs.{index}")
-            h = self._block(g, h, condition, f"layers.{index}", cos, sin, windows)
+            h = g.mark(self._block(g, h, condition, f"layers.{index}", cos, sin, windows), f"block.{index}")
             self._trace_hidden(g, h, index + 1)
         logits = self._linear(g, h, f"attn_out_projs.{len(scorer.taps) - 1}")
         rows = [g.reshape(logits, 1, -1)]
@@ -94,10 +95,13 @@ class ScorerAuthor:
             g.output(state, f"trace.vip_hidden.{index}", ["visual_tokens", self._scorer.size])
 
     def _norm(self, g: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
-        return self._dialect.rms_norm(g, x, g.weight(f"{name}.weight", self._reader(f"{name}.weight")), SCORER_NORM_EPS)
+        return self._dialect.rms_norm(g, x, self._vector(g, f"{name}.weight"), SCORER_NORM_EPS)
 
     def _linear(self, g: GraphBuilder, x: ir.Value, name: str, bias: bool = True) -> ir.Value:
-        return g.linear(x, name, self._reader(f"{name}.weight"), self._reader(f"{name}.bias") if bias else None)
+        weight = matrix_of(f"{name}.weight", self._adapter.scorer(f"{name}.weight"))
+        y = self._form.multiply(g, x, weight, bounded=False)
+        return g.op("Add", y, self._vector(g, f"{name}.bias")) if bias else y
 
-    def _reader(self, name: str) -> Callable[[], Array]:
-        return lambda: self._adapter.scorer(name)
+    def _vector(self, g: GraphBuilder, name: str) -> ir.Value:
+        values = self._adapter.scorer(name)
+        return g.vector(name, values.shape, lambda: values)

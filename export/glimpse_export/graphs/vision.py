@@ -4,16 +4,15 @@ Patches stay in the image processor's order. Only attention depends on which pat
 gather queries, keys and values by a host-computed index; there is no permutation of the hidden states to undo.
 """
 
-from collections.abc import Callable
-
 import onnx_ir as ir
 
 from glimpse_export.architecture import VISION_NORM_EPS, Architecture
 from glimpse_export.checkpoint import Checkpoint
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.dialects import Dialect, Heads
+from glimpse_export.graphs.linear import linear_form
 from glimpse_export.graphs.windows import WindowInputs, attend
-from glimpse_runtime.types import Array
+from glimpse_export.precision import DEFAULT_PRECISION, INTEGER
 
 
 def expected_tensors(architecture: Architecture) -> dict[str, tuple[int, ...]]:
@@ -48,8 +47,11 @@ def expected_tensors(architecture: Architecture) -> dict[str, tuple[int, ...]]:
 class VisionAuthor:
     """Writes the vision graph."""
 
-    def __init__(self, architecture: Architecture, checkpoint: Checkpoint, dialect: Dialect) -> None:
+    def __init__(self, architecture: Architecture, checkpoint: Checkpoint, dialect: Dialect, precision: str) -> None:
         """Prepares."""
+        self._form = linear_form(precision)
+        # Pixels carry detail that a few bits would lose, and the kernel is small: it is never rounded to integers.
+        self._kernel_form = linear_form(DEFAULT_PRECISION if precision in INTEGER else precision)
         self._vision = architecture.vision
         self._taps = architecture.scorer.taps
         self._checkpoint = checkpoint
@@ -64,11 +66,9 @@ class VisionAuthor:
         windows = None
         if vision.has_windows:
             windows = WindowInputs.declare(g, "patches", vision.window_tokens * vision.merge_unit)
-        kernel = "visual.patch_embed.proj"
-        flat = g.linear(
-            x, kernel, lambda: self._checkpoint.read_float(f"{kernel}.weight").reshape(vision.hidden_size, -1)
-        )
-        h = g.op("Unsqueeze", flat, g.integers(0))
+        kernel = self._checkpoint.matrix("visual.patch_embed.proj.weight")
+        flat = self._kernel_form.multiply(g, x, kernel, bounded=True)
+        h = g.mark(g.op("Unsqueeze", flat, g.integers(0)), "patch_embed")
         taps: dict[int, ir.Value] = {}
         for block in range(vision.depth):
             prefix = f"visual.blocks.{block}"
@@ -77,7 +77,7 @@ class VisionAuthor:
             normed, h = self._dialect.add_rms_norm(
                 g, mixed, h, self._vector(g, f"{prefix}.norm2.weight"), VISION_NORM_EPS
             )
-            h = g.op("Add", h, self._mlp(g, normed, f"{prefix}.mlp"))
+            h = g.mark(g.op("Add", h, self._mlp(g, normed, f"{prefix}.mlp")), f"block.{block}")
             if block in self._taps:
                 units = g.reshape(h, -1, vision.merge_unit, vision.hidden_size)
                 taps[block] = g.op("ReduceMean", units, g.integers(1), keepdims=0)
@@ -102,11 +102,12 @@ class VisionAuthor:
         q, k = self._dialect.rope(g, q, cos, sin), self._dialect.rope(g, k, cos, sin)
         heads = Heads(vision.heads, vision.heads, vision.head_dim)
         out = attend(g, self._dialect, (q, k, v), heads, (width, width), windows)
-        return self._linear(g, out, f"{prefix}.attn.proj")
+        return self._linear(g, out, f"{prefix}.attn.proj", bounded=False)
 
     def _mlp(self, g: GraphBuilder, x: ir.Value, prefix: str) -> ir.Value:
         gate = self._dialect.activation(g, self._linear(g, x, f"{prefix}.gate_proj"), self._vision.activation)
-        return self._linear(g, g.op("Mul", gate, self._linear(g, x, f"{prefix}.up_proj")), f"{prefix}.down_proj")
+        inner = g.op("Mul", gate, self._linear(g, x, f"{prefix}.up_proj"))
+        return self._linear(g, inner, f"{prefix}.down_proj", bounded=False)
 
     def _merge(self, g: GraphBuilder, h: ir.Value) -> ir.Value:
         """(visual tokens, out): the four patches of a unit side by side through an erf-GELU MLP."""
@@ -114,16 +115,14 @@ class VisionAuthor:
         normed = self._norm(g, h, "visual.merger.ln_q")
         units = g.reshape(normed, -1, vision.merge_unit * vision.hidden_size)
         inner = self._dialect.activation(g, self._linear(g, units, "visual.merger.mlp.0"), "gelu")
-        return self._linear(g, inner, "visual.merger.mlp.2")
+        return self._linear(g, inner, "visual.merger.mlp.2", bounded=False)
 
     def _norm(self, g: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
         return self._dialect.rms_norm(g, x, self._vector(g, f"{name}.weight"), VISION_NORM_EPS)
 
     def _vector(self, g: GraphBuilder, name: str) -> ir.Value:
-        return g.weight(name, self._reader(name))
+        return g.vector(name, self._checkpoint.shapes[name], lambda: self._checkpoint.read(name))
 
-    def _linear(self, g: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
-        return g.linear(x, name, self._reader(f"{name}.weight"), self._reader(f"{name}.bias"))
-
-    def _reader(self, name: str) -> Callable[[], Array]:
-        return lambda: self._checkpoint.read_float(name)
+    def _linear(self, g: GraphBuilder, x: ir.Value, name: str, bounded: bool = True) -> ir.Value:
+        y = self._form.multiply(g, x, self._checkpoint.matrix(f"{name}.weight"), bounded)
+        return g.op("Add", y, self._vector(g, f"{name}.bias"))

@@ -1,7 +1,8 @@
 """Weight files: raw tensors, aligned for memory mapping, that several graphs can point into."""
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from glimpse_runtime.types import Array
 
 _PAGE_BYTES = 4096
 _LINE_BYTES = 64
+
+Dtype = str | np.dtype[np.generic] | ir.DataType
+Parts = Callable[[], Iterable[Array]]
 
 
 @dataclass(frozen=True)
@@ -34,16 +38,26 @@ class WeightFile:
         self._file = path.open("wb")
         self._stored: dict[str, StoredTensor] = {}
 
-    def store(self, name: str, make: Callable[[], Array]) -> StoredTensor:
-        """Returns where tensor ``name`` lies; ``make`` is called only if it is not in the file yet."""
+    def store(self, name: str, dtype: Dtype, shape: tuple[int, ...], parts: Parts) -> StoredTensor:
+        """Returns where a tensor lies, and writes it if it is not in the file yet.
+
+        Args:
+            name: its name.
+            dtype: its type in the graph.
+            shape: its shape.
+            parts: gives its bytes as arrays that follow each other; called only when it is written.
+        """
         if name not in self._stored:
-            array = np.ascontiguousarray(make())
-            align = _PAGE_BYTES if array.nbytes >= _PAGE_BYTES else _LINE_BYTES
+            kind = data_type(dtype)
+            nbytes = tensor_bytes(kind, shape)
+            align = _PAGE_BYTES if nbytes >= _PAGE_BYTES else _LINE_BYTES
             self._file.write(b"\0" * (-self._file.tell() % align))
             offset = self._file.tell()
-            array.tofile(self._file)
-            dtype = ir.DataType.from_numpy(array.dtype)
-            self._stored[name] = StoredTensor(self.path.name, offset, array.nbytes, dtype, array.shape)
+            for part in parts():
+                np.ascontiguousarray(part).tofile(self._file)
+            written = self._file.tell() - offset
+            assert written == nbytes, f"{name}: wrote {written} bytes instead of {nbytes}"
+            self._stored[name] = StoredTensor(self.path.name, offset, nbytes, kind, shape)
         return self._stored[name]
 
     def close(self) -> None:
@@ -51,3 +65,13 @@ class WeightFile:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+
+
+def data_type(dtype: Dtype) -> ir.DataType:
+    """Returns the ONNX type of a numpy dtype or its name."""
+    return dtype if isinstance(dtype, ir.DataType) else ir.DataType.from_numpy(np.dtype(dtype))
+
+
+def tensor_bytes(dtype: ir.DataType, shape: tuple[int, ...]) -> int:
+    """Returns the bytes of a stored tensor; four-bit numbers lie two to a byte."""
+    return math.ceil(math.prod(shape) * dtype.itemsize)

@@ -1,0 +1,62 @@
+"""Matrices of linear layers, read in parts so that none is ever held whole in float32."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from glimpse_runtime.types import Array, FloatArray
+
+_CHUNK_VALUES = 4 << 20
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The weight of a linear layer as checkpoints store it: (rows = outputs, columns = inputs).
+
+    Attributes:
+        name: the tensor's name.
+        rows: outputs of the layer.
+        columns: inputs of the layer.
+        read: gives rows start..stop as float32.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    read: Callable[[int, int], FloatArray]
+
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """Yields starts and stops of runs of rows of moderate size; all but the last have an even length."""
+        step = max(_CHUNK_VALUES // self.columns // 2 * 2, 2)
+        for start in range(0, self.rows, step):
+            yield start, min(start + step, self.rows)
+
+    def each(self, work: Callable[[int, int, FloatArray], None]) -> None:
+        """Calls ``work(start, stop, rows)`` for all rows, a few runs at a time in threads."""
+
+        def one(bounds: tuple[int, int]) -> None:
+            work(*bounds, self.read(*bounds))
+
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
+            for _ in pool.map(one, self.runs()):
+                pass
+
+
+def matrix_of(name: str, array: FloatArray) -> Matrix:
+    """Returns an array in memory, (rows, ...) float32, as a matrix."""
+    flat = array.reshape(len(array), -1)
+    return Matrix(name, *flat.shape, lambda start, stop: flat[start:stop])
+
+
+def transposed(matrix: Matrix, dtype: np.dtype[np.generic]) -> Array:
+    """Returns the matrix as (columns, rows) of a dtype, so that x @ matrix needs no transposition."""
+    out = np.empty((matrix.columns, matrix.rows), dtype)
+
+    def work(start: int, stop: int, rows: FloatArray) -> None:
+        out[:, start:stop] = rows.T
+
+    matrix.each(work)
+    return out

@@ -1,0 +1,112 @@
+"""Every precision, against plain numpy and against the float32 model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx_ir")
+pytest.importorskip("torch")
+
+from glimpse_export import ExportOptions, UnsupportedError, export
+from glimpse_export.graphs.matrix import matrix_of
+from glimpse_export.graphs.quantise import BLOCK, quantise_rows, quantised
+from glimpse_export.precision import PRECISIONS, Precision
+from glimpse_runtime import load
+from glimpse_runtime.manifest import MANIFEST_NAME, Manifest
+
+# Relative L2 distance of the first logits from the float32 model's on pocket, and how many bytes a matrix may take.
+BOUNDS = {"fp32": 1e-6, "fp16": 5e-3, "bf16": 2e-2, "int8": 4e-2, "int4": 4e-1}
+BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4}
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("precision")
+    return {
+        name: export(
+            ExportOptions("pocket", precision=Precision.choose(name), max_context=512, max_visual_tokens=256),
+            folder / name,
+        )
+        for name in PRECISIONS
+    }
+
+
+def test_quantised_values_are_the_nearest_ones() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((6, 300)).astype(np.float32)
+    rows[2, 130] = 40.0
+    for bits, top in ((4, 7), (8, 127)):
+        values, scale = quantise_rows(rows, bits)
+        assert scale.shape == (6, 3)
+        for row in range(6):
+            for block in range(3):
+                part = rows[row, block * BLOCK : (block + 1) * BLOCK]
+                step = scale[row, block]
+                grid = np.arange(-top - 1, top + 1) * step
+                nearest = np.abs(part[:, None] - grid).argmin(axis=1) - top - 1
+                np.testing.assert_array_equal(values[row, block * BLOCK : (block + 1) * BLOCK], nearest)
+                reach = np.abs(part).max() / step
+                assert min(abs(reach - top), abs(reach - 8) if bits == 4 else top) < 1e-4
+        # One large value must not cost the block's others: the wider scale reaches it.
+        assert abs(values[2, 130] * scale[2, 1] - 40) < 0.1
+
+
+def test_four_bits_lie_as_onnx_reads_them() -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    rows = np.random.default_rng(1).standard_normal((4, 256)).astype(np.float32)
+    packed, scales = quantised(matrix_of("w", rows), 4)
+    tensor = onnx.helper.make_tensor("w", onnx.TensorProto.INT4, (256, 4), packed.tobytes(), raw=True)
+    values = numpy_helper.to_array(tensor).astype(np.float32)
+    expected, scale = quantise_rows(rows, 4)
+    np.testing.assert_array_equal(values, expected.T)
+    np.testing.assert_array_equal(scales, scale.T)
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_answers_stay_close_to_float32(bundles: dict[str, Path], name: str, photo: np.ndarray) -> None:
+    def first_logits(bundle: Path) -> np.ndarray:
+        seen: dict[str, np.ndarray] = {}
+        with load(bundle, trace=lambda key, value: seen.setdefault(key, value.copy())) as vlm:
+            vlm.ask(photo, "What colour is the circle?", max_new_tokens=1).text  # noqa: B018
+        return seen["logits_step"].ravel()
+
+    exact, rounded = first_logits(bundles["fp32"]), first_logits(bundles[name])
+    error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
+    assert error < BOUNDS[name]
+    if name != "fp32":
+        assert error > BOUNDS[name] / 1000, "nothing was rounded"
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_sizes_and_manifest_follow_the_precision(bundles: dict[str, Path], name: str) -> None:
+    manifest = Manifest.from_json((bundles[name] / MANIFEST_NAME).read_text(), name)
+    assert manifest.precision["lower"] == name
+    assert manifest.precision["score"] == "fp32"
+    exact = (bundles["fp32"] / "text.data").stat().st_size
+    share = (bundles[name] / "text.data").stat().st_size / exact
+    assert BITS[name] / 32 <= share < BITS[name] / 32 + 0.05
+    assert manifest.files["score.data"].bytes == (bundles["fp32"] / "score.data").stat().st_size
+    cache = {tensor.dtype for tensor in manifest.stages["lower"].inputs if tensor.name.startswith("past.")}
+    assert cache == {"float16" if name == "fp16" else "float32"}
+
+
+def test_parts_have_their_own_precision(tmp_path: Path, photo: np.ndarray) -> None:
+    mixed = Precision.choose("int4", vision="fp16", head="bf16", kv_cache="fp16")
+    assert (mixed.vision, mixed.lower, mixed.head, mixed.kv_cache) == ("fp16", "int4", "bf16", "fp16")
+    out = export(ExportOptions("pocket", precision=mixed, max_context=512, max_visual_tokens=256), tmp_path / "b")
+    with load(out) as vlm:
+        assert vlm.ask(photo, "Is there a star?").text
+        assert vlm.memory_plan()["kv_cache_bytes"] > 0
+    assert Precision.choose("int4").vision == "int8"
+
+
+def test_unknown_precisions_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match="int3"):
+        Precision.choose("int3")
+    with pytest.raises(UnsupportedError, match="kv_cache"):
+        Precision.choose("fp32", kv_cache="int4")
+    with pytest.raises(UnsupportedError, match="parts: vision"):
+        Precision.choose("fp32", scorer="fp16")
