@@ -9,8 +9,11 @@ pytest.importorskip("onnx_ir")
 pytest.importorskip("torch")
 
 from glimpse_export import ExportOptions, UnsupportedError, export
+from glimpse_export.graphs.builder import GraphBuilder
+from glimpse_export.graphs.linear import linear_form
 from glimpse_export.graphs.matrix import matrix_of
-from glimpse_export.graphs.quantise import BLOCK, quantise_rows, quantised
+from glimpse_export.graphs.quantise import BLOCK, quantise_rows
+from glimpse_export.graphs.weights import WeightFile
 from glimpse_export.precision import PRECISIONS, Precision
 from glimpse_runtime import load
 from glimpse_runtime.manifest import MANIFEST_NAME, Manifest
@@ -38,31 +41,36 @@ def test_quantised_values_are_the_nearest_ones() -> None:
     rows[2, 130] = 40.0
     for bits, top in ((4, 7), (8, 127)):
         values, scale = quantise_rows(rows, bits)
-        assert scale.shape == (6, 3)
+        assert (values.shape, scale.shape) == ((6, 3, BLOCK), (6, 3))
+        assert not values[:, 2, 300 - 2 * BLOCK :].any(), "what fills up the last block must count nothing"
         for row in range(6):
             for block in range(3):
                 part = rows[row, block * BLOCK : (block + 1) * BLOCK]
                 step = scale[row, block]
                 grid = np.arange(-top - 1, top + 1) * step
                 nearest = np.abs(part[:, None] - grid).argmin(axis=1) - top - 1
-                np.testing.assert_array_equal(values[row, block * BLOCK : (block + 1) * BLOCK], nearest)
+                np.testing.assert_array_equal(values[row, block, : len(part)], nearest)
                 reach = np.abs(part).max() / step
                 assert min(abs(reach - top), abs(reach - 8) if bits == 4 else top) < 1e-4
         # One large value must not cost the block's others: the wider scale reaches it.
-        assert abs(values[2, 130] * scale[2, 1] - 40) < 0.1
+        assert abs(values[2, 1, 2] * scale[2, 1] - 40) < 0.1
 
 
-def test_four_bits_lie_as_onnx_reads_them() -> None:
-    import onnx
-    from onnx import numpy_helper
-
-    rows = np.random.default_rng(1).standard_normal((4, 256)).astype(np.float32)
-    packed, scales = quantised(matrix_of("w", rows), 4)
-    tensor = onnx.helper.make_tensor("w", onnx.TensorProto.INT4, (256, 4), packed.tobytes(), raw=True)
-    values = numpy_helper.to_array(tensor).astype(np.float32)
-    expected, scale = quantise_rows(rows, 4)
-    np.testing.assert_array_equal(values, expected.T)
-    np.testing.assert_array_equal(scales, scale.T)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_onnxruntime_reads_the_same_numbers(bits: int, tmp_path: Path) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(1)
+    rows, x = rng.standard_normal((5, 300)).astype(np.float32), rng.standard_normal((7, 300)).astype(np.float32)
+    file = WeightFile(tmp_path / "w.data")
+    g = GraphBuilder("linear", file, 21)
+    y = linear_form(f"int{bits}").multiply(g, g.input("x", ["n", 300]), matrix_of("w", rows), bounded=True)
+    g.output(y, "y", ["n", 5])
+    file.close()
+    g.save(tmp_path / "linear.onnx")
+    session = ort.InferenceSession(str(tmp_path / "linear.onnx"), providers=["CPUExecutionProvider"])
+    values, scale = quantise_rows(rows, bits)
+    stored = (values * scale[..., None]).reshape(5, -1)[:, :300]
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], x @ stored.T, atol=0.15, rtol=0.02)
 
 
 @pytest.mark.parametrize("name", PRECISIONS)

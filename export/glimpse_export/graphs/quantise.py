@@ -10,35 +10,28 @@ LARGEST = {4: 7, 8: 127}
 
 
 def quantised(matrix: Matrix, bits: int) -> tuple[Array, FloatArray]:
-    """Rounds a matrix to ``bits`` in blocks of ``BLOCK`` inputs.
+    """Rounds a matrix to ``bits`` in blocks of ``BLOCK`` inputs, in the layout of MatMulNBits.
 
     Returns:
-        The integers transposed: (columns, rows) int8, or for four bits (columns, rows / 2) uint8 with the even row in
-        the low half, as ONNX stores INT4; and the scales (blocks, rows) float32. Value = integer * scale.
+        (rows, blocks, BLOCK * bits / 8) uint8 integers, offset so that they are not negative, four-bit ones two to a
+        byte with the first in the low half, inputs filled up with zeros to whole blocks; and the scales (rows, blocks)
+        float32. Value = (integer - 2 ** (bits - 1)) * scale.
     """
     blocks = -(-matrix.columns // BLOCK)
-    four = bits == 4
-    out = (
-        np.empty((matrix.columns, matrix.rows // 2), np.uint8)
-        if four
-        else np.empty((matrix.columns, matrix.rows), np.int8)
-    )
-    scales = np.empty((blocks, matrix.rows), np.float32)
+    out = np.empty((matrix.rows, blocks, BLOCK * bits // 8), np.uint8)
+    scales = np.empty((matrix.rows, blocks), np.float32)
 
     def work(start: int, stop: int, rows: FloatArray) -> None:
-        values, scale = quantise_rows(rows, bits)
-        scales[:, start:stop] = scale.T
-        if four:
-            out[:, start // 2 : stop // 2] = pack(values).T
-        else:
-            out[:, start:stop] = values.T
+        values, scales[start:stop] = quantise_rows(rows, bits)
+        unsigned = (values + 2 ** (bits - 1)).astype(np.uint8)
+        out[start:stop] = unsigned if bits == 8 else unsigned[..., 0::2] | (unsigned[..., 1::2] << 4)
 
     matrix.each(work)
     return out, scales
 
 
-def quantise_rows(rows: FloatArray, bits: int) -> tuple[Array, FloatArray]:
-    """Rounds (n, columns) float32 rows; returns (n, columns) int8 integers and (n, blocks) float32 scales.
+def quantise_rows(rows: FloatArray, bits: int) -> tuple[FloatArray, FloatArray]:
+    """Rounds (n, columns) float32 rows; returns (n, blocks, BLOCK) integers as float32 and (n, blocks) scales.
 
     Each block takes the scale with the smaller squared error of two: the one that reaches its largest value, and a
     finer one (an eighth smaller for four bits) that cuts it off.
@@ -58,12 +51,7 @@ def quantise_rows(rows: FloatArray, bits: int) -> tuple[Array, FloatArray]:
         better = _squared_error(cut, other, finer) < _squared_error(cut, values, scale)
         values = np.where(better[..., None], other, values)
         scale = np.where(better, finer, scale)
-    return values.astype(np.int8).reshape(count, -1)[:, :columns], scale
-
-
-def pack(values: Array) -> Array:
-    """Returns (n, columns) integers of four bits as (n / 2, columns) uint8: the even row in the low half."""
-    return np.asarray((values[0::2] & 15) | (values[1::2] << 4)).view(np.uint8)
+    return values, scale
 
 
 def _rounded(cut: FloatArray, scale: FloatArray, top: int) -> FloatArray:
