@@ -7,18 +7,10 @@ from typing import Any
 import click
 
 from glimpse_export.options import DEFAULT_DIALECT, DIALECT_NAMES
-from glimpse_models import MODELS
+from glimpse_models.listing import listing
 from glimpse_runtime import terminal
 
 _COUNT = click.IntRange(min=1)
-
-
-def _models() -> str:
-    rows = [
-        f"{facts.name:<16}{facts.base}\n{'':<16}adapter {facts.adapter}\n{'':<16}{facts.licence}"
-        for facts in MODELS.values()
-    ]
-    return "\n".join(rows)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -56,7 +48,7 @@ def _models() -> str:
     is_flag=True,
     is_eager=True,
     expose_value=False,
-    callback=terminal.prints(_models),
+    callback=terminal.prints(listing),
     help="Print the models known by name and exit.",
 )
 @click.option(
