@@ -1,159 +1,107 @@
-"""Writes a checkpoint and adapter of real widths with random weights, for measurements without real weights.
+"""Writes a checkpoint and adapter of a known model with random weights, for measurements without the real ones.
 
-    python benchmarks/make_checkpoint.py DIR [--layers 3] [--vision-depth 3] [--vocab 12672] [--seed 0]
+    python benchmarks/make_checkpoint.py DIR [--model qwen2.5-vl-3b] [--seed 0]
+    python benchmarks/make_checkpoint.py DIR --layers 3 --vision-depth 3 --vocab 12672
 
-Widths are Qwen2.5-VL-3B's; depth and vocabulary are cut in proportion (defaults: a twelfth). The glimpse sits at two
-thirds of the depth as in the published adapter. Tokenizer and special tokens are pocket's, so that questions can be
-asked. Weights are distinct and scaled by their fan-in; activations stay sane, answers mean nothing.
+``DIR/base`` and ``DIR/adapter`` look as published: sizes, tensor names, bfloat16 shards, configuration files. The
+tokenizer knows pocket's words, with special tokens at their published ids. Depths and vocabulary can be cut; the
+glimpse then sits at two thirds of the depth. Weights are distinct; activations are sane and have the few huge channels
+of the real models; answers mean nothing.
 """
 
 import argparse
+import dataclasses
 import json
+import os
 import shutil
-from collections.abc import Iterator
+import tempfile
 from pathlib import Path
 
-import ml_dtypes
-import numpy as np
-import torch
-from safetensors.numpy import save_file
+from checkpoints.adapters import write_adapter
+from checkpoints.draw import Piece, draw_piece
+from checkpoints.files import MARKED_TOKENS, Vocabulary, adapter_config, base_files
+from checkpoints.shards import SHARD_BYTES, write_shards
+from checkpoints.towers import Decoder, Tower
 
-from glimpse_export.adapter import expected_tensors as adapter_tensors
-from glimpse_export.architecture import Architecture
-from glimpse_export.checkpoint import read_json
 from glimpse_export.configuration import read_architecture
 from glimpse_export.graphs import decoder, vision
-from glimpse_export.resolve import resolve
+from glimpse_models import MODELS, Dims
 
-SHARD_BYTES = 200e6
-COPIED = (
-    "generation_config.json",
-    "preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-)
+PUBLISHED = [name for name, facts in MODELS.items() if not facts.base.startswith("package:")]
 
 
-def configs(layers: int, depth: int, vocab: int) -> tuple[dict, dict]:
-    """Returns the two ``config.json`` contents."""
-    pocket = read_json(resolve("pocket").base / "config.json")
-    base = {
-        **{key: value for key, value in pocket.items() if key.endswith("_token_id")},
-        "model_type": "qwen2_5_vl",
-        "hidden_act": "silu",
-        "hidden_size": 2048,
-        "intermediate_size": 11008,
-        "max_position_embeddings": 128000,
-        "num_attention_heads": 16,
-        "num_hidden_layers": layers,
-        "num_key_value_heads": 2,
-        "rms_norm_eps": 1e-6,
-        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-        "rope_theta": 1000000.0,
-        "tie_word_embeddings": True,
-        "vocab_size": vocab,
-        "vision_config": {
-            "depth": depth,
-            "fullatt_block_indexes": list(range(depth - 1, -1, -8)),
-            "hidden_act": "silu",
-            "hidden_size": 1280,
-            "in_chans": 3,
-            "intermediate_size": 3420,
-            "num_heads": 16,
-            "out_hidden_size": 2048,
-            "patch_size": 14,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "window_size": 112,
-        },
-    }
-    last_lower = max(layers * 2 // 3 - 1, 0)
-    adapter = {
-        **base,
-        "model_type": "qwen2_5_vl_gp",
-        "selected_layers": [last_lower],
-        "reduce_layer": last_lower,
-        "use_attention_logits": True,
-        "selected_visual_layers": list(range(depth - 1, -1, -max(depth // 4, 1)))[:4],
-        "attn_fuse_type": "AttnFuserV1",
-        "attn_fuse_size": 256,
-        "visual_cond_size": 512,
-        "attn_fuse_num_heads": 4,
-        "attn_fuse_global": True,
-        "ori_attn_supervision": False,
-        "le_layers": list(range(layers)),
-        "le_length": 1,
-        "max_remain_ratio": 0.111,
-    }
-    return base, adapter
+def cut(dims: Dims, layers: int | None = None, depth: int | None = None, vocab: int | None = None) -> Dims:
+    """Returns smaller dims of the same widths."""
+    if layers is not None:
+        dims = dataclasses.replace(dims, layers=layers, reduce_layer=max(layers * 2 // 3 - 1, 0))
+    if depth is not None:
+        full = tuple(range(depth - 1, -1, -8))[::-1]
+        taps = tuple(range(depth - 1, -1, -max(depth // 4, 1)))[:4]
+        dims = dataclasses.replace(dims, vision_depth=depth, full_attention=full, taps=taps)
+    return dims if vocab is None else dataclasses.replace(dims, vocab_size=vocab)
 
 
-def random_tensor(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Returns one weight: norms near 1, biases near 0, matrices scaled by their fan-in."""
-    values = rng.standard_normal(shape, dtype=np.float32)
-    if len(shape) == 1:
-        return values * np.float32(0.05) + np.float32("norm" in name or "ln_q" in name)
-    return values / np.sqrt(np.float32(np.prod(shape[1:])))
+def write(folder: Path, dims: Dims, seed: int = 0, shard_bytes: int = SHARD_BYTES) -> tuple[Path, Path]:
+    """Writes ``base/`` and ``adapter/`` below ``folder``, which appear whole or not at all, and returns them.
+
+    Raises:
+        FileExistsError: the folder holds something already.
+        ValueError: the dims make no model.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty; name another folder or remove it first")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
+    try:
+        work.chmod(0o755)
+        _write(work, dims, seed, shard_bytes)
+        os.replace(work, folder)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return folder / "base", folder / "adapter"
 
 
-def shards(architecture: Architecture, seed: int) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the base model's tensors as bfloat16, about a layer at a time."""
-    rng = np.random.default_rng(seed)
-    shard: dict[str, np.ndarray] = {}
-    for name, shape in (decoder.expected_tensors(architecture) | vision.expected_tensors(architecture)).items():
-        shard[name] = random_tensor(name, shape, rng).astype(ml_dtypes.bfloat16)
-        if sum(tensor.nbytes for tensor in shard.values()) > SHARD_BYTES:
-            yield shard
-            shard = {}
-    yield shard
-
-
-def write(folder: Path, layers: int = 3, depth: int = 3, vocab: int = 12672, seed: int = 0) -> tuple[Path, Path]:
-    """Writes ``base/`` and ``adapter/`` below ``folder`` and returns them."""
+def _write(folder: Path, dims: Dims, seed: int, shard_bytes: int) -> None:
     base, adapter = folder / "base", folder / "adapter"
-    base.mkdir(parents=True, exist_ok=True)
-    adapter.mkdir(exist_ok=True)
-    for name in COPIED:
-        shutil.copyfile(resolve("pocket").base / name, base / name)
-    processor = read_json(base / "preprocessor_config.json")
-    limits = {"min_pixels": 3136, "max_pixels": 12845056}
-    kept = {key: value for key, value in processor.items() if key not in (*limits, "size")}
-    (base / "preprocessor_config.json").write_text(json.dumps({**kept, **limits}))
-    base_config, adapter_config = configs(layers, depth, vocab)
-    (base / "config.json").write_text(json.dumps(base_config))
-    (adapter / "config.json").write_text(json.dumps(adapter_config))
-    generation = read_json(base / "generation_config.json")
-    architecture = read_architecture(base_config, adapter_config, generation, "base", "adapter")
-    weight_map = {}
-    for index, shard in enumerate(shards(architecture, seed)):
-        file = f"model-{index + 1:05}.safetensors"
-        save_file(shard, base / file)
-        weight_map |= dict.fromkeys(shard, file)
-    (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    rng = np.random.default_rng(seed + 1)
-    modules: dict = {}
-    for name, shape in adapter_tensors(architecture).items():
-        tensor = torch.from_numpy(random_tensor(name, shape, rng)).to(torch.bfloat16)
-        module, _, rest = name.partition(".")
-        if rest:
-            modules.setdefault(module, {})[rest] = tensor
-        else:
-            modules[module] = tensor
-    torch.save(modules, adapter / "new_modules_gp.pt")
-    return base, adapter
+    base.mkdir()
+    adapter.mkdir()
+    files = base_files(dims)
+    for name, content in files.items():
+        (base / name).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    (adapter / "config.json").write_text(json.dumps(adapter_config(dims), indent=2))
+    architecture = read_architecture(
+        files["config.json"], adapter_config(dims), files["generation_config.json"], "base", "adapter"
+    )
+    tower = Tower(architecture, seed)
+    vocabulary = Vocabulary(dims.vocab_size)
+    marked = [vocabulary.special(token) for token in MARKED_TOKENS]
+    text = Decoder(architecture, vocabulary.words, marked, seed)
+
+    def values(piece: Piece) -> object:
+        part = tower if piece.name.startswith("visual.") else text
+        return draw_piece(seed, piece, part.recipe(piece.name))
+
+    shapes = decoder.expected_tensors(architecture) | vision.expected_tensors(architecture)
+    write_shards(base, shapes, values, shard_bytes)
+    write_adapter(adapter / "new_modules_gp.pt", architecture, tower.residual, seed)
 
 
 def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--vision-depth", type=int, default=3)
-    parser.add_argument("--vocab", type=int, default=12672)
+    parser.add_argument("--model", choices=PUBLISHED, default=PUBLISHED[0])
+    parser.add_argument("--layers", type=int, help="cut the decoder")
+    parser.add_argument("--vision-depth", type=int, help="cut the vision encoder")
+    parser.add_argument("--vocab", type=int, help="cut the vocabulary")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    print(*write(options.folder, options.layers, options.vision_depth, options.vocab, options.seed))
+    dims = cut(MODELS[options.model].dims, options.layers, options.vision_depth, options.vocab)
+    try:
+        print(*write(options.folder, dims, options.seed))
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from make_checkpoint import write
+from make_checkpoint import cut, write
 
 from glimpse_export import ExportOptions, export
+from glimpse_models import MODELS
 from glimpse_runtime import load
 
 SIDE = 28 * 32
@@ -24,7 +25,8 @@ FIRST, SECOND = "What colour is the circle in the picture?", "How many stars can
 
 def make_bundle(folder: Path) -> Path:
     """Writes checkpoint and bundle below ``folder`` and returns the bundle."""
-    base, adapter = write(folder)
+    a_twelfth = cut(MODELS["qwen2.5-vl-3b"].dims, layers=3, depth=3, vocab=12672)
+    base, adapter = write(folder / "checkpoint", a_twelfth)
     return export(ExportOptions(str(base), str(adapter), max_context=2048), folder / "bundle")
 
 

@@ -8,18 +8,11 @@ import click
 
 from glimpse_export.options import DEFAULT_DIALECT, DIALECT_NAMES
 from glimpse_export.precision import CACHE_PRECISIONS, PRECISIONS, Precision
-from glimpse_models import MODELS
+from glimpse_models import find
+from glimpse_models.listing import listing
 from glimpse_runtime import terminal
 
 _COUNT = click.IntRange(min=1)
-
-
-def _models() -> str:
-    rows = [
-        f"{facts.name:<16}{facts.base}\n{'':<16}adapter {facts.adapter}\n{'':<16}{facts.licence}"
-        for facts in MODELS.values()
-    ]
-    return "\n".join(rows)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -37,7 +30,9 @@ def _models() -> str:
     help="Folder to write; by default MODEL-bundle.",
 )
 @click.option(
-    "--precision", type=click.Choice(PRECISIONS), help="What matrices are rounded to; per part with the next options."
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="What matrices are rounded to: by default what --list recommends for a CPU, fp32 for other models.",
 )
 @click.option("--vision-precision", type=click.Choice(PRECISIONS), help="The same for the vision encoder.")
 @click.option("--lower-precision", type=click.Choice(PRECISIONS), help="The same for the decoder layers 0..K.")
@@ -65,7 +60,7 @@ def _models() -> str:
     is_flag=True,
     is_eager=True,
     expose_value=False,
-    callback=terminal.prints(_models),
+    callback=terminal.prints(listing),
     help="Print the models known by name and exit.",
 )
 @click.option(
@@ -95,9 +90,7 @@ def export_model(options: dict[str, Any]) -> None:
         model=options["model"],
         adapter=options["adapter"],
         dialect=options["dialect"],
-        precision=Precision.choose(
-            options["precision"], **{part: options[f"{part}_precision"] for part in Precision.parts()}
-        ),
+        precision=_precision(options),
         max_context=options["max_context"],
         max_visual_tokens=options["max_visual_tokens"],
         tokenizer=not options["no_tokenizer"],
@@ -113,6 +106,16 @@ def export_model(options: dict[str, Any]) -> None:
     terminal.note(f"licence of the weights: {manifest.model.licence}")
     terminal.note(f"wrote {len(list(folder.glob('*.onnx')))} graphs, {size_bytes / 1e6:,.1f} MB")
     click.echo(folder)
+
+
+def _precision(options: dict[str, Any]) -> Precision:
+    """What was asked for; without ``--precision`` what the registry recommends for a model on a CPU."""
+    parts = {part: options[f"{part}_precision"] for part in Precision.parts()}
+    facts = find(options["model"]) if options["precision"] is None else None
+    if facts is None or Path(options["model"]).is_dir():
+        return Precision.choose(options["precision"], **parts)
+    recommended = facts.precision["cpu"]
+    return Precision.choose(recommended.text, **{**parts, "vision": parts["vision"] or recommended.vision})
 
 
 def _progress(message: str) -> None:

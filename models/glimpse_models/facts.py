@@ -1,6 +1,26 @@
 """What is known about a model before any of its files is read."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from glimpse_models.dims import Dims
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A recommendation, in the names of ``glimpse-export --precision``.
+
+    Attributes:
+        text: precision of the decoder and of all that ``vision`` does not cover.
+        vision: precision of the vision encoder where it differs.
+    """
+
+    text: str
+    vision: str | None = None
+
+    def __str__(self) -> str:
+        """Returns it in words."""
+        return f"{self.text} (vision {self.vision})" if self.vision else self.text
 
 
 @dataclass(frozen=True)
@@ -13,6 +33,8 @@ class ModelFacts:
         adapter: the same for the GlimpsePrune adapter.
         licence: SPDX id or name of the weights' licence.
         terms: what the licence asks for, in one sentence.
+        dims: the sizes that its two ``config.json`` state.
+        precision: the recommended precision by target, in ``TARGETS``.
         revision: pinned revision of the hub repositories, None for their main branch.
     """
 
@@ -21,4 +43,10 @@ class ModelFacts:
     adapter: str
     licence: str
     terms: str
+    dims: Dims
+    precision: Mapping[str, Precision]
     revision: str | None = None
+
+
+TARGETS = ("cpu", "ort-cuda", "tensorrt", "orin-8gb")
+"""Where a bundle runs: ONNX Runtime on a CPU or on CUDA, TensorRT, and TensorRT in the 8 GB of a Jetson Orin."""

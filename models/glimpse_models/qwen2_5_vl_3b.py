@@ -1,6 +1,7 @@
 """Qwen2.5-VL-3B-Instruct with the published GlimpsePrune adapter."""
 
-from glimpse_models.facts import ModelFacts
+from glimpse_models.dims import Dims
+from glimpse_models.facts import ModelFacts, Precision
 
 FACTS = ModelFacts(
     name="qwen2.5-vl-3b",
@@ -8,4 +9,20 @@ FACTS = ModelFacts(
     adapter="ashun989/GlimpsePrune_Qwen2.5-VL-3B-Instruct",
     licence="Qwen Research Licence",
     terms="The base weights are for research and other non-commercial use; see the licence on their hub page.",
+    dims=Dims(
+        hidden_size=2048,
+        layers=36,
+        heads=16,
+        kv_heads=2,
+        intermediate_size=11008,
+        vocab_size=151936,
+        tied=True,
+        reduce_layer=23,
+    ),
+    precision={
+        "cpu": Precision("int4", vision="int8"),
+        "ort-cuda": Precision("fp16"),
+        "tensorrt": Precision("bf16"),
+        "orin-8gb": Precision("int4", vision="fp16"),
+    },
 )

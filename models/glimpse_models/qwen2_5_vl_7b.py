@@ -1,6 +1,7 @@
 """Qwen2.5-VL-7B-Instruct with the published GlimpsePrune adapter."""
 
-from glimpse_models.facts import ModelFacts
+from glimpse_models.dims import Dims
+from glimpse_models.facts import ModelFacts, Precision
 
 FACTS = ModelFacts(
     name="qwen2.5-vl-7b",
@@ -8,4 +9,20 @@ FACTS = ModelFacts(
     adapter="ashun989/GlimpsePrune_Qwen2.5-VL-7B-Instruct",
     licence="Apache-2.0",
     terms="Free use with attribution under the Apache License 2.0.",
+    dims=Dims(
+        hidden_size=3584,
+        layers=28,
+        heads=28,
+        kv_heads=4,
+        intermediate_size=18944,
+        vocab_size=152064,
+        tied=False,
+        reduce_layer=18,
+    ),
+    precision={
+        "cpu": Precision("int4", vision="int8"),
+        "ort-cuda": Precision("fp16"),
+        "tensorrt": Precision("bf16"),
+        "orin-8gb": Precision("int4", vision="int8"),
+    },
 )

@@ -1,6 +1,7 @@
 """pocket: the tiny trained model that ships with the package."""
 
-from glimpse_models.facts import ModelFacts
+from glimpse_models.dims import Dims
+from glimpse_models.facts import TARGETS, ModelFacts, Precision
 
 FACTS = ModelFacts(
     name="pocket",
@@ -8,4 +9,21 @@ FACTS = ModelFacts(
     adapter="package:pocket/checkpoint/adapter",
     licence="Apache-2.0",
     terms="Trained for glimpse-edge; free use under the Apache License 2.0.",
+    dims=Dims(
+        hidden_size=128,
+        layers=6,
+        heads=4,
+        kv_heads=2,
+        intermediate_size=384,
+        vocab_size=448,
+        tied=False,
+        reduce_layer=2,
+        taps=(3, 1),
+        vision_hidden_size=128,
+        vision_depth=4,
+        vision_heads=4,
+        vision_intermediate_size=320,
+        full_attention=(1, 3),
+    ),
+    precision=dict.fromkeys(TARGETS, Precision("fp32")),
 )
