@@ -11,8 +11,9 @@ class ExportOptions:
     """One export.
 
     Attributes:
-        model: a name of the registry, a hub id, or a folder.
+        model: a name of the registry, a hub id (``owner/name`` or ``owner/name@revision``), or a folder.
         adapter: hub id or folder of the adapter; None is the registry's, or the model's own folder.
+        revision: branch, tag or commit of the model's hub repository; None is the registry's, or the main branch.
         dialect: which family of inference engines the graphs are for.
         max_context: rows of the KV cache; None is 4,096 or the model's limit.
         max_visual_tokens: largest image in visual tokens; None follows from pixels and context.
@@ -23,6 +24,7 @@ class ExportOptions:
 
     model: str
     adapter: str | None = None
+    revision: str | None = None
     dialect: str = DEFAULT_DIALECT
     max_context: int | None = None
     max_visual_tokens: int | None = None

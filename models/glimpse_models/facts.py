@@ -13,7 +13,8 @@ class ModelFacts:
         adapter: the same for the GlimpsePrune adapter.
         licence: SPDX id or name of the weights' licence.
         terms: what the licence asks for, in one sentence.
-        revision: pinned revision of the hub repositories, None for their main branch.
+        revision: pinned revision of the base's hub repository, None for its main branch.
+        adapter_revision: the same for the adapter.
     """
 
     name: str
@@ -22,3 +23,4 @@ class ModelFacts:
     licence: str
     terms: str
     revision: str | None = None
+    adapter_revision: str | None = None
