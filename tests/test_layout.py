@@ -16,6 +16,7 @@ import glimpse_runtime
 SOURCE_ROOTS = ("runtime", "export", "models", "plugins")
 LIGHT = {"numpy", "onnxruntime", "tensorrt", "tokenizers", "PIL", "click"}
 HUB_FILES = {"hub", "hub_bundle", "hub_resume"}
+NAMESPACES = {"optimum.commands.register"}  # optimum's; an __init__.py there would break its other parts
 MIDDLEWARE = {"cv2", "rclpy", "sensor_msgs", "std_msgs", "dora", "pyarrow"}
 
 
@@ -31,7 +32,7 @@ def test_every_package_on_disk_is_listed() -> None:
         for root in SOURCE_ROOTS
         for path in (ROOT / root).rglob("__init__.py")
     }
-    assert on_disk == set(read_setup()["options"]["packages"].split())
+    assert on_disk | NAMESPACES == set(read_setup()["options"]["packages"].split())
 
 
 def test_every_package_is_typed() -> None:
