@@ -1,6 +1,6 @@
 """Large files of a hub arrive in pieces: what came before a connection broke or a process died is not lost.
 
-The hub library keeps whole files, but since its version 1 it drops the part of a file that had arrived. Here the part
+The hub library keeps whole files, but its newer versions drop the part of a file that had arrived. Here the part
 stays beside the cache's blobs; once whole it becomes the blob that the library itself would have made.
 """
 
