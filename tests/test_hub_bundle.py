@@ -115,6 +115,7 @@ def test_failures_say_what_to_do(hub: Hub, command: Command, pocket_files: dict[
     ("error", "part"),
     [
         (utils.LocalEntryNotFoundError("no"), "cannot be reached and not all of it is in the cache"),
+        (utils.HFValidationError("Cannot have --"), "the hub has no names of this form"),
         (OSError(28, "No space left on device"), "no space is left"),
         (TimeoutError("slow"), "TimeoutError: slow; run it again, it goes on"),
     ],
@@ -158,6 +159,7 @@ def test_pieces_that_do_not_fit_together_are_not_kept(
     done = command(INSPECT, "some/pocket", **environment)
     assert_one_clear_line(done, f"{LARGE} of some/pocket", "did not arrive as the hub describes it")
     assert not part.exists()
+    part.write_bytes(b"x" * (len(files[LARGE]) + 1))
     assert command(INSPECT, "some/pocket", "--verify", **environment).returncode == 0
     assert (blobs / digest).read_bytes() == files[LARGE]
 

@@ -38,6 +38,8 @@ def _reason(hub_id: HubId, error: Exception) -> str:
         return 'huggingface_hub is not installed; run: pip install "glimpse-edge[hub]"'
     from huggingface_hub import constants, utils
 
+    if isinstance(error, utils.HFValidationError):
+        return "the hub has no names of this form; check the name"
     if isinstance(error, utils.GatedRepoError):
         page = f"{constants.ENDPOINT}/{hub_id.repository}"
         return f"its owner asks you to accept terms first; do so at {page}, then log in with: hf auth login"

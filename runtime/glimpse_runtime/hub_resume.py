@@ -64,6 +64,7 @@ def _download(url: str, part: Path, headers: dict[str, str], size: int, name: st
     with part.open("ab") as file:
         if file.tell() > size:
             file.truncate(0)
+            file.seek(0)
         arrived = file.tell()
         if arrived < size:
             http_get(url, file, resume_size=arrived, headers=headers, expected_size=size, displayed_filename=name)

@@ -23,7 +23,8 @@ def locate(place: str | os.PathLike[str] | None) -> Path:
     if place is None:
         return packaged_bundle()
     folder = Path(os.path.expanduser(place))  # noqa: PTH111  (never fails)
-    hub_id = parse_hub_id(place) if isinstance(place, str) and not folder.exists() else None
+    is_there = os.path.exists(folder)  # noqa: PTH110  (a folder that may not be read is no error here)
+    hub_id = parse_hub_id(place) if isinstance(place, str) and not is_there else None
     if hub_id is None:
         return folder
     from glimpse_runtime.hub_bundle import fetch_bundle
