@@ -83,7 +83,7 @@ def test_pieces_of_a_tensor_differ() -> None:
 
 
 def test_huge_channels_are_there(made: Path) -> None:
-    read = Checkpoint(made / "base").read_float
+    read = Checkpoint(made / "base").read
     # What attention adds whatever it looks at: the value bias, once per query head, through the output projection.
     bias = np.tile(read("model.layers.1.self_attn.v_proj.bias"), SMALL.heads)
     constant = np.sort(read("model.layers.1.self_attn.o_proj.weight") @ bias)

@@ -24,6 +24,11 @@ _COUNT = click.IntRange(min=1)
 )
 @click.option("--adapter", metavar="HUB-ID|FOLDER", help="GlimpsePrune adapter: config.json and new_modules_gp.pt.")
 @click.option(
+    "--revision",
+    metavar="NAME",
+    help="Branch, tag or commit of the model on the hub; HUB-ID@NAME says it for model and adapter alike.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="BUNDLE",
@@ -89,6 +94,7 @@ def export_model(options: dict[str, Any]) -> None:
     request = ExportOptions(
         model=options["model"],
         adapter=options["adapter"],
+        revision=options["revision"],
         dialect=options["dialect"],
         precision=_precision(options),
         max_context=options["max_context"],
@@ -99,7 +105,7 @@ def export_model(options: dict[str, Any]) -> None:
     if options["dry_run"]:
         click.echo(plan(request).describe())
         return
-    out = options["out"] or Path(f"{Path(options['model']).name}-bundle")
+    out = options["out"] or Path(f"{Path(options['model']).name.partition('@')[0]}-bundle")
     folder = export(request, out, _progress)
     size_bytes = sum(path.stat().st_size for path in folder.iterdir())
     manifest = Manifest.from_json((folder / MANIFEST_NAME).read_text(encoding="utf-8"), str(folder))

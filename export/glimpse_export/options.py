@@ -13,8 +13,9 @@ class ExportOptions:
     """One export.
 
     Attributes:
-        model: a name of the registry, a hub id, or a folder.
+        model: a name of the registry, a hub id (``owner/name`` or ``owner/name@revision``), or a folder.
         adapter: hub id or folder of the adapter; None is the registry's, or the model's own folder.
+        revision: branch, tag or commit of the model's hub repository; None is the registry's, or the main branch.
         dialect: which family of inference engines the graphs are for.
         precision: what every stage's matrices are written in.
         max_context: rows of the KV cache; None is 4,096 or the model's limit.
@@ -26,6 +27,7 @@ class ExportOptions:
 
     model: str
     adapter: str | None = None
+    revision: str | None = None
     dialect: str = DEFAULT_DIALECT
     precision: Precision = field(default_factory=Precision)
     max_context: int | None = None

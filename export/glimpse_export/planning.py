@@ -117,7 +117,7 @@ def plan(options: ExportOptions) -> Plan:
     """
     if options.dialect not in DIALECTS:
         raise UnsupportedError(f"unknown dialect {options.dialect!r}; this version writes: {', '.join(DIALECTS)}")
-    folders = resolve(options.model, options.adapter)
+    folders = resolve(options.model, options.adapter, options.revision)
     base_config, adapter_config = folders.base / "config.json", folders.adapter / "config.json"
     generation_config = folders.base / "generation_config.json"
     architecture = read_architecture(

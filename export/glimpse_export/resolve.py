@@ -2,16 +2,17 @@
 
 import difflib
 import os
-import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from glimpse_export.download import fetch_snapshot
 from glimpse_export.errors import ModelNotFoundError
 from glimpse_models import MODELS, find
+from glimpse_runtime.errors import HubError
+from glimpse_runtime.hub_id import HubId, parse_hub_id
 
 _PACKAGE = "package:"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _BASE_FILES = ["*.json", "*.safetensors", "*.jinja"]
 _ADAPTER_FILES = ["config.json", "new_modules_gp.pt"]
 
@@ -37,76 +38,78 @@ class ModelFolders:
     adapter_source: str
 
 
-def resolve(model: str, adapter: str | None = None) -> ModelFolders:
+@dataclass(frozen=True)
+class _Found:
+    """A folder, and what the user or the registry called it; never a path of this machine."""
+
+    folder: Path
+    source: str
+
+
+def resolve(model: str, adapter: str | None = None, revision: str | None = None) -> ModelFolders:
     """Finds, and for a hub id downloads, the files of a model.
 
     Args:
-        model: a name of the registry, a hub id ``owner/name``, or a folder.
+        model: a name of the registry, a hub id ``owner/name`` or ``owner/name@revision``, or a folder.
         adapter: hub id or folder of the adapter; a registry name has its own, and a base folder may hold it.
+        revision: branch, tag or commit of the model's hub repository, instead of the registry's.
 
     Raises:
         ModelNotFoundError: there is no such model or adapter, or it cannot be downloaded.
     """
     facts = find(model)
     if facts is not None and not Path(model).is_dir():
-        chosen = adapter or facts.adapter
+        chosen = _find(adapter or facts.adapter, _ADAPTER_FILES, None if adapter else facts.adapter_revision)
+        base = _find(facts.base, _BASE_FILES, revision or facts.revision)
         return ModelFolders(
-            facts.name,
-            _folder(facts.base, _BASE_FILES, facts.revision),
-            _folder(chosen, _ADAPTER_FILES, None if adapter else facts.revision),
-            f"{facts.licence}. {facts.terms}",
-            _source(facts.base),
-            _source(chosen),
+            facts.name, base.folder, chosen.folder, f"{facts.licence}. {facts.terms}", base.source, chosen.source
         )
-    base = _folder(model, _BASE_FILES, None)
-    if adapter is None:
-        if not (base / "new_modules_gp.pt").is_file():
-            raise ModelNotFoundError(
-                f"{model} comes without a GlimpsePrune adapter; name its folder or hub id with --adapter"
-            )
-        adapter = str(base)
-    name = Path(model).name if Path(model).is_dir() else model.rsplit("/", 1)[-1]
+    # The adapter first: what is wrong with it should not wait for the gigabytes of the base.
+    chosen = _find(adapter or model, _ADAPTER_FILES, None if adapter else revision)
+    if adapter is None and not (chosen.folder / "new_modules_gp.pt").is_file():
+        raise ModelNotFoundError(
+            f"{model} comes without a GlimpsePrune adapter; name its folder or hub id with --adapter"
+        )
+    base = _find(model, _BASE_FILES, revision)
+    name = Path(model).name if Path(model).is_dir() else model.rsplit("/", 1)[-1].partition("@")[0]
     licence = "unknown: see the checkpoint's model card"
-    return ModelFolders(name, base, _folder(adapter, _ADAPTER_FILES, None), licence, _source(model), _source(adapter))
+    return ModelFolders(name, base.folder, chosen.folder, licence, base.source, chosen.source)
 
 
-def _folder(place: str, patterns: list[str], revision: str | None) -> Path:
+def _find(place: str, patterns: list[str], revision: str | None) -> _Found:
+    local = _local_folder(place)
+    if local is not None:
+        if revision is not None:
+            raise ModelNotFoundError(
+                f"--revision {revision} is for a model on the hub, but {local.source} is on this machine"
+            )
+        return local
+    hub_id = parse_hub_id(place)
+    if place.startswith((".", "~", os.sep)) or Path(place).exists() or hub_id is None:
+        raise ModelNotFoundError(_unknown(place))
+    if revision is not None:
+        if hub_id.revision is not None:
+            raise ModelNotFoundError(f"{place} names a revision already; leave --revision {revision} away")
+        hub_id = HubId(hub_id.repository, revision)
+    try:
+        folder = fetch_snapshot(hub_id, patterns)
+    except HubError as error:
+        raise ModelNotFoundError(f"{error}; or give a local folder") from error
+    return _Found(folder, f"{hub_id.repository}@{folder.name}")
+
+
+def _local_folder(place: str) -> _Found | None:
     if place.startswith(_PACKAGE):
-        folder = Path(str(resources.files("glimpse_models"))) / place[len(_PACKAGE) :]
+        inside = place[len(_PACKAGE) :]
+        folder = Path(str(resources.files("glimpse_models"))) / inside
         if not folder.is_dir():
             raise ModelNotFoundError(f"this installation lacks {folder}; install glimpse-edge again")
-        return folder
+        return _Found(folder, f"glimpse_models/{inside}")
     path = Path(place).expanduser()
-    if path.is_dir():
-        return path
-    looks_like_path = place.startswith((".", "~", os.sep)) or place.count("/") > 1 or "\\" in place
-    if looks_like_path or path.exists() or not _HUB_ID.fullmatch(place):
-        raise ModelNotFoundError(_unknown(place))
-    return _download(place, patterns, revision)
-
-
-def _download(hub_id: str, patterns: list[str], revision: str | None) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    except ImportError:
-        raise ModelNotFoundError('reading from the hub needs: pip install "glimpse-edge[export]"') from None
-    try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelNotFoundError(
-            f"cannot download {hub_id}: {reason}; check the name and the connection, or give a local folder"
-        ) from None
+    return _Found(path, path.name) if path.is_dir() else None
 
 
 def _unknown(place: str) -> str:
     close = difflib.get_close_matches(place.lower(), MODELS, n=1, cutoff=0.5)
     hint = f" (did you mean {close[0]}?)" if close else ""
     return f"no model {place!r}{hint}; give a folder, a hub id owner/name, or one of: {', '.join(MODELS)}"
-
-
-def _source(place: str) -> str:
-    if place.startswith(_PACKAGE):
-        return "glimpse_models/" + place[len(_PACKAGE) :]
-    return Path(place).name if Path(place).is_dir() else place

@@ -35,7 +35,8 @@ class ModelFacts:
         terms: what the licence asks for, in one sentence.
         dims: the sizes that its two ``config.json`` state.
         precision: the recommended precision by target, in ``TARGETS``.
-        revision: pinned revision of the hub repositories, None for their main branch.
+        revision: pinned revision of the base's hub repository, None for its main branch.
+        adapter_revision: the same for the adapter.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ModelFacts:
     dims: Dims
     precision: Mapping[str, Precision]
     revision: str | None = None
+    adapter_revision: str | None = None
 
 
 TARGETS = ("cpu", "ort-cuda", "tensorrt", "orin-8gb")

@@ -36,7 +36,9 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str] | None = None, verify: bool = False) -> "Bundle":
+    def open(
+        cls, folder: str | os.PathLike[str] | None = None, verify: bool = False, contents: bool = True
+    ) -> "Bundle":
         """Reads the manifest and checks the files.
 
         Sizes are checked always. Contents are hashed always for small bundles, and for large ones at the first
@@ -45,6 +47,7 @@ class Bundle:
         Args:
             folder: the bundle's folder; None is the packaged pocket bundle.
             verify: hash every file even if that was done before.
+            contents: False checks sizes alone, for whoever only wants to know what the bundle is.
 
         Raises:
             BundleNotFoundError: there is no bundle there.
@@ -65,7 +68,9 @@ class Bundle:
         bundle = cls(root, Manifest.from_json(text, str(path)))
         check_values(bundle.manifest, str(path))
         bundle._check_names()
-        bundle._check_files(hashlib.sha256(text.encode()).hexdigest(), verify)
+        state = bundle._check_sizes()
+        if contents or verify:
+            bundle._check_contents(hashlib.sha256(text.encode()).hexdigest(), state, verify)
         return bundle
 
     def path(self, name: str) -> Path:
@@ -81,15 +86,14 @@ class Bundle:
         return EmbeddingTable(stored, spec.dtype)
 
     def _is_inside(self, name: str) -> bool:
-        return (self.folder / name).resolve().is_relative_to(self.folder)
+        target = (self.folder / name).resolve()
+        return any(target.is_relative_to(place) for place in (self.folder, *_blob_folders(self.folder)))
 
     def _check_names(self) -> None:
         where = self.folder / MANIFEST_NAME
         manifest = self.manifest
         for name in manifest.files:
-            pure = PurePosixPath(name)
-            plain = bool(pure.name) and not pure.is_absolute() and ".." not in pure.parts
-            if not plain or "\\" in name or "\0" in name or not self._is_inside(name):
+            if not is_plain_name(name) or not self._is_inside(name):
                 raise BundleFormatError(f"{where}: file {name!r} leaves the bundle folder; do not use this bundle")
         needed = {stage.file for stage in manifest.stages.values()} | {manifest.embedding.file}
         for name in sorted(needed - set(manifest.files)):
@@ -101,7 +105,8 @@ class Bundle:
         if manifest.files[spec.file].bytes != spec.rows * spec.columns * itemsize:
             raise BundleFormatError(f"{where}: {spec.file} does not have the size of its rows and columns")
 
-    def _check_files(self, manifest_sha256: str, verify: bool) -> None:
+    def _check_sizes(self) -> dict[str, list[int]]:
+        """Returns size and modification time of every file."""
         state: dict[str, list[int]] = {}
         for name, spec in self.manifest.files.items():
             try:
@@ -116,6 +121,9 @@ class Bundle:
                     "copy the bundle again or export the model again"
                 )
             state[name] = [found.st_size, found.st_mtime_ns]
+        return state
+
+    def _check_contents(self, manifest_sha256: str, state: dict[str, list[int]], verify: bool) -> None:
         total_bytes = sum(spec.bytes for spec in self.manifest.files.values())
         is_large = total_bytes > _HASH_EACH_LOAD_BYTES
         record = json.dumps({"manifest": manifest_sha256, "files": state}, sort_keys=True)
@@ -190,6 +198,24 @@ def packaged_bundle() -> Path:
             "or make it with: glimpse-export --model pocket --out BUNDLE"
         )
     return folder
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a file's name, as text, leads to a place below the folder it is joined to."""
+    pure = PurePosixPath(name)
+    below = bool(pure.name) and not pure.is_absolute() and ".." not in pure.parts
+    return below and "\\" not in name and "\0" not in name
+
+
+def _blob_folders(folder: Path) -> tuple[Path, ...]:
+    """Where the files of a hub snapshot may lie: its links lead to its repository's blobs, or those all share.
+
+    The cache holds ``models--owner--name/snapshots/<commit>`` beside ``models--owner--name/blobs`` and ``blobs``.
+    """
+    repository = folder.parent.parent
+    if folder.parent.name != "snapshots" or not repository.name.startswith("models--"):
+        return ()
+    return repository / "blobs", repository.parent / "blobs"
 
 
 def _not_found(root: Path) -> str:

@@ -23,11 +23,11 @@ _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 @click.argument("words", nargs=-1, required=True, metavar="[IMAGE]... QUESTION")
 @click.option(
     "--bundle",
-    type=click.Path(path_type=Path),
     envvar="GLIMPSE_BUNDLE",
     show_envvar=True,
-    metavar="DIR",
-    help="Bundle made by glimpse-export. Without it: the packaged pocket model.",
+    metavar="DIR|HUB-ID",
+    help="Bundle made by glimpse-export, or OWNER/NAME[@REVISION] of one on the hub. Without it: the packaged pocket "
+    "model.",
 )
 @click.option("--max-keep-ratio", type=_RATIO, help="Keep at most this share of the visual tokens.")
 @click.option("--threshold", type=_RATIO, help="Keep a visual token when its score is greater.")
@@ -108,6 +108,7 @@ def answer_question(images: list[str], question: str, options: dict[str, Any]) -
     )
     if options["bundle"] is None:
         terminal.note("using the packaged pocket model, a tiny one for trying things out; --bundle names another")
+    terminal.show_warnings()
     frames = [read_image(image) for image in images]
     with load(
         options["bundle"],

@@ -9,6 +9,7 @@
     │   ├── ImageError              the image cannot be read or is not of an accepted form
     │   ├── PromptError             the prompt cannot be built, or does not fit
     │   └── PruningError            the pruning options make no sense for this request
+    ├── HubError                    a model hub cannot give what was asked for
     ├── BackendError                the inference engine is missing or failed
     ├── SessionError                the session is closed or busy
     └── ExportError                 (in ``glimpse_export.errors``) an export cannot be done
@@ -51,6 +52,10 @@ class PromptError(InputError):
 
 class PruningError(InputError):
     """The pruning options make no sense for this request."""
+
+
+class HubError(GlimpseError):
+    """A model hub cannot give what was asked for."""
 
 
 class BackendError(GlimpseError):

@@ -16,9 +16,12 @@ from glimpse_runtime import pruning as rules
 from glimpse_runtime.answer import Answer
 from glimpse_runtime.backends import open_backend
 from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.certificate import warn_if_uncertified
 from glimpse_runtime.errors import InputError, PromptError, SessionError
 from glimpse_runtime.images import read_image
 from glimpse_runtime.interrupt import Interrupt, Interrupted
+from glimpse_runtime.locate import locate
+from glimpse_runtime.memory import memory_of_files
 from glimpse_runtime.pipeline import Pipeline, Trace
 from glimpse_runtime.preprocess import Grid, patch_grid, patchify
 from glimpse_runtime.prompt import Prompt, build_prompt, place
@@ -56,7 +59,8 @@ def load(
     """Opens a bundle and makes it ready to answer.
 
     Args:
-        bundle: the bundle's folder; None is the packaged pocket model.
+        bundle: the bundle's folder, or the id ``owner/name`` or ``owner/name@revision`` of one on the hub, which is
+            downloaded once (extra ``hub``); a folder of that name comes first. None is the packaged pocket model.
         device: where to run; ``cpu``.
         threads: CPU threads per operator; None lets the engine choose.
         max_pixels: shrink images to at most this many pixels; None, or more than the bundle's limit, is that limit.
@@ -75,7 +79,8 @@ def load(
     """
     if warmup not in WARMUPS:
         raise InputError(f"warmup must be one of {', '.join(WARMUPS)}, found {warmup!r}")
-    opened = Bundle.open(bundle, verify=verify)
+    opened = Bundle.open(locate(bundle), verify=verify)
+    warn_if_uncertified(opened)
     pipeline = Pipeline(opened, open_backend(device, threads), trace)
     if warmup != "off":
         pipeline.warm_up(largest=warmup == "largest")
@@ -222,11 +227,9 @@ class Session:
 
         Scenes made by ``encode`` are the caller's and come on top.
         """
-        pipeline, files = self._open_pipeline(), self.bundle.manifest.files
         return {
-            "kv_cache_bytes": pipeline.cache_bytes,
-            "weight_bytes": sum(spec.bytes for name, spec in files.items() if name.endswith(".data")),
-            "embedding_bytes": files[self.bundle.manifest.embedding.file].bytes,
+            "kv_cache_bytes": self._open_pipeline().cache_bytes,
+            **memory_of_files(self.bundle.manifest),
             "scene_bytes": self._scenes.nbytes,
             "scene_limit_bytes": self._scenes.limit_bytes,
         }

@@ -1,5 +1,6 @@
 """What all commands do alike: exit codes, one-line errors, and tracebacks only on request."""
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -11,15 +12,20 @@ from glimpse_runtime.errors import GlimpseError
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 
 
-def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoReturn:
+def run(command: click.Command, arguments: Sequence[str] | None = None, name: str | None = None) -> NoReturn:
     """Runs a command and exits: 0 done, 1 failure, 2 usage, 130 interrupted.
 
     Errors are one line on standard error; ``--debug`` shows where they come from.
+
+    Args:
+        command: the command.
+        arguments: its words; None is the process's.
+        name: what the user called it; None is the process's name.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words[: words.index("--")] if "--" in words else "--debug" in words
     try:
-        command.main(args=words, standalone_mode=False)
+        command.main(args=words, prog_name=name, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -42,6 +48,18 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
 def note(message: str) -> None:
     """Prints a remark on standard error."""
     click.echo(message, err=True)
+
+
+def show_warnings() -> None:
+    """Prints the library's warnings on standard error; a program that uses the library decides that for itself."""
+    log = logging.getLogger("glimpse")
+    if not log.handlers:
+        log.addHandler(_Notes(logging.WARNING))
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(f"Warning: {record.getMessage()}")
 
 
 def prints(text: Callable[[], str]) -> Callable[[click.Context, click.Parameter, bool], None]:

@@ -191,5 +191,5 @@ class DecoderAuthor:
         self, g: GraphBuilder, x: ir.Value, name: str, layer: int, bias: bool = False, bounded: bool = True
     ) -> ir.Value:
         form = self._lower if layer < self._architecture.lower_layers else self._upper
-        y = form.multiply(g, x, self._checkpoint.matrix(f"{name}.weight"), bounded)
-        return g.op("Add", y, self._vector(g, f"{name}.bias")) if bias else y
+        added = self._vector(g, f"{name}.bias") if bias else None
+        return form.multiply(g, x, self._checkpoint.matrix(f"{name}.weight"), added, bounded)

@@ -24,13 +24,16 @@ _HALF_LIMIT = 64.0
 class LinearForm(Protocol):
     """One way to store and multiply matrices; activations go in and come out as float32."""
 
-    def multiply(self, g: GraphBuilder, x: ir.Value, matrix: Matrix, bounded: bool) -> ir.Value:
-        """Returns x @ matrix.T.
+    def multiply(
+        self, g: GraphBuilder, x: ir.Value, matrix: Matrix, bias: ir.Value | None = None, bounded: bool = True
+    ) -> ir.Value:
+        """Returns x @ matrix.T + bias.
 
         Args:
             g: the graph.
             x: (..., columns) float32.
             matrix: the weight.
+            bias: (rows,) float32, None for none.
             bounded: x comes from a norm, so its values are moderate.
         """
         ...
@@ -52,8 +55,14 @@ class FloatForm:
         self._dtype = STORED_DTYPES[precision]
         self._half = precision == "fp16"
 
-    def multiply(self, g: GraphBuilder, x: ir.Value, matrix: Matrix, bounded: bool) -> ir.Value:
+    def multiply(
+        self, g: GraphBuilder, x: ir.Value, matrix: Matrix, bias: ir.Value | None = None, bounded: bool = True
+    ) -> ir.Value:
         """See ``LinearForm``."""
+        y = self._product(g, x, matrix, bounded)
+        return y if bias is None else g.op("Add", y, bias)
+
+    def _product(self, g: GraphBuilder, x: ir.Value, matrix: Matrix, bounded: bool) -> ir.Value:
         dtype = np.dtype(self._dtype)
         shape = (matrix.columns, matrix.rows)
         weight = g.weight(matrix.name, dtype, shape, lambda: [transposed(self._checked(matrix), dtype)])
@@ -101,7 +110,9 @@ class BlockForm:
         """Prepares for 8 or 4 bits."""
         self._bits = bits
 
-    def multiply(self, g: GraphBuilder, x: ir.Value, matrix: Matrix, bounded: bool) -> ir.Value:
+    def multiply(
+        self, g: GraphBuilder, x: ir.Value, matrix: Matrix, bias: ir.Value | None = None, bounded: bool = True
+    ) -> ir.Value:
         """See ``LinearForm``; accuracy level 4 rounds activations to eight bits, per row and block."""
         blocks = -(-matrix.columns // BLOCK)
         scales: list[Array] = []
@@ -120,11 +131,12 @@ class BlockForm:
             lambda: scales or [quantised(matrix, self._bits)[1]],
         )
         sizes = {"K": matrix.columns, "N": matrix.rows, "bits": self._bits, "block_size": BLOCK}
-        return g.op("MatMulNBits", x, weight, scale, domain=MICROSOFT, accuracy_level=4, **sizes)
+        inputs = (x, weight, scale) if bias is None else (x, weight, scale, None, None, bias)
+        return g.op("MatMulNBits", *inputs, domain=MICROSOFT, accuracy_level=4, **sizes)
 
     def head(self, g: GraphBuilder, row: ir.Value, matrix: Matrix, shared: StoredTensor | None) -> ir.Value:
         """See ``LinearForm``."""
-        return self.multiply(g, row, matrix, bounded=True)
+        return self.multiply(g, row, matrix)
 
 
 def linear_form(precision: str) -> LinearForm:

@@ -28,6 +28,10 @@ class Matrix:
     columns: int
     read: Callable[[int, int], FloatArray]
 
+    def part(self, name: str, start: int, stop: int) -> "Matrix":
+        """Returns rows start..stop under a name of their own."""
+        return Matrix(name, stop - start, self.columns, lambda first, last: self.read(start + first, start + last))
+
     def runs(self) -> Iterator[tuple[int, int]]:
         """Yields starts and stops of runs of rows of moderate size; all but the last have an even length."""
         step = max(_CHUNK_VALUES // self.columns // 2 * 2, 2)

@@ -99,8 +99,7 @@ class ScorerAuthor:
 
     def _linear(self, g: GraphBuilder, x: ir.Value, name: str, bias: bool = True) -> ir.Value:
         weight = matrix_of(f"{name}.weight", self._adapter.scorer(f"{name}.weight"))
-        y = self._form.multiply(g, x, weight, bounded=False)
-        return g.op("Add", y, self._vector(g, f"{name}.bias")) if bias else y
+        return self._form.multiply(g, x, weight, self._vector(g, f"{name}.bias") if bias else None, bounded=False)
 
     def _vector(self, g: GraphBuilder, name: str) -> ir.Value:
         values = self._adapter.scorer(name)

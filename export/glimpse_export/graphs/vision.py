@@ -67,7 +67,7 @@ class VisionAuthor:
         if vision.has_windows:
             windows = WindowInputs.declare(g, "patches", vision.window_tokens * vision.merge_unit)
         kernel = self._checkpoint.matrix("visual.patch_embed.proj.weight")
-        flat = self._kernel_form.multiply(g, x, kernel, bounded=True)
+        flat = self._kernel_form.multiply(g, x, kernel)
         h = g.mark(g.op("Unsqueeze", flat, g.integers(0)), "patch_embed")
         taps: dict[int, ir.Value] = {}
         for block in range(vision.depth):
@@ -97,8 +97,7 @@ class VisionAuthor:
     ) -> ir.Value:
         vision = self._vision
         width = vision.hidden_size
-        joint = self._linear(g, x, f"{prefix}.attn.qkv")
-        q, k, v = g.ops("Split", joint, outputs=3, axis=-1, num_outputs=3)
+        q, k, v = (self._linear(g, x, f"{prefix}.attn.qkv", part=part) for part in range(3))
         q, k = self._dialect.rope(g, q, cos, sin), self._dialect.rope(g, k, cos, sin)
         heads = Heads(vision.heads, vision.heads, vision.head_dim)
         out = attend(g, self._dialect, (q, k, v), heads, (width, width), windows)
@@ -123,6 +122,14 @@ class VisionAuthor:
     def _vector(self, g: GraphBuilder, name: str) -> ir.Value:
         return g.vector(name, self._checkpoint.shapes[name], lambda: self._checkpoint.read(name))
 
-    def _linear(self, g: GraphBuilder, x: ir.Value, name: str, bounded: bool = True) -> ir.Value:
-        y = self._form.multiply(g, x, self._checkpoint.matrix(f"{name}.weight"), bounded)
-        return g.op("Add", y, self._vector(g, f"{name}.bias"))
+    def _linear(
+        self, g: GraphBuilder, x: ir.Value, name: str, bounded: bool = True, part: int | None = None
+    ) -> ir.Value:
+        """A linear layer; ``part`` takes one third of its outputs, where the checkpoint joins three matrices."""
+        weight, bias = self._checkpoint.matrix(f"{name}.weight"), f"{name}.bias"
+        if part is None:
+            return self._form.multiply(g, x, weight, self._vector(g, bias), bounded)
+        third = weight.rows // 3
+        start, stop = part * third, (part + 1) * third
+        added = g.vector(f"{bias}.{part}", (third,), lambda: self._checkpoint.read(bias, start, stop))
+        return self._form.multiply(g, x, weight.part(f"{weight.name}.{part}", start, stop), added, bounded)

@@ -1,0 +1,85 @@
+"""Strict reading of a bundle's JSON files into frozen dataclasses.
+
+A missing key, an unknown key or a value of another type is a ``BundleFormatError`` that names the key.
+"""
+
+import dataclasses
+import json
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from glimpse_runtime.errors import BundleFormatError
+
+Record = TypeVar("Record")
+
+
+def read_object(text: str, where: str) -> dict[str, Any]:
+    """Reads JSON text that must be one object.
+
+    Raises:
+        BundleFormatError: it is not.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleFormatError(f"{where} is not valid JSON ({error}); export the model again") from None
+    if not isinstance(data, dict):
+        raise BundleFormatError(f"{where} is not a JSON object; export the model again")
+    return data
+
+
+def read_record(cls: type[Record], data: Any, where: str, path: str = "") -> Record:
+    """Makes a dataclass of JSON data: every key of it, no other, every value of its type.
+
+    Args:
+        cls: a dataclass of numbers, strings, tuples, mappings and other such dataclasses.
+        data: what ``json.loads`` made.
+        where: what to call the file in an error message.
+        path: the key that holds ``data``, for the same.
+
+    Raises:
+        BundleFormatError: naming the key that does not fit.
+    """
+    if not isinstance(data, dict):
+        raise BundleFormatError(f"{where}: {path or 'top level'} must be an object, found {_kind(data)}")
+    hints = typing.get_type_hints(cls)
+    names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in sorted(set(data) - names):
+        raise BundleFormatError(f"{where}: unknown key {_join(path, key)}; it was written by another version")
+    for key in sorted(names - set(data)):
+        raise BundleFormatError(f"{where}: key {_join(path, key)} is missing; export the model again")
+    return cls(**{key: _value(hints[key], data[key], where, _join(path, key)) for key in names})
+
+
+def _value(hint: Any, data: Any, where: str, path: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return read_record(typing.cast(type, hint), data, where, path)
+    if origin in (types.UnionType, typing.Union):
+        if data is None and type(None) in arguments:
+            return None
+        choices = [choice for choice in arguments if choice is not type(None)]
+        if len(choices) > 1:
+            choices = [choice for choice in choices if type(data) is choice] or choices[:1]
+        return _value(choices[0], data, where, path)
+    if origin is tuple and isinstance(data, list):
+        return tuple(_value(arguments[0], item, where, f"{path}[{i}]") for i, item in enumerate(data))
+    if origin is not None and issubclass(origin, Mapping) and isinstance(data, dict):
+        return {key: _value(arguments[1], item, where, _join(path, key)) for key, item in data.items()}
+    if hint is float and type(data) in (int, float) and abs(data) < sys.float_info.max:
+        return float(data)
+    if hint in (int, str, bool) and type(data) is hint:
+        return data
+    expected = getattr(hint, "__name__", str(hint))
+    raise BundleFormatError(f"{where}: {path} must be of type {expected}, found {_kind(data)}")
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _kind(data: Any) -> str:
+    return "null" if data is None else f"{type(data).__name__} {str(data)[:40]!r}"
