@@ -5,7 +5,7 @@ normalisation fuses with the residual sum, attention over all keys runs without 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,6 +63,10 @@ class Dialect(Protocol):
         self, g: GraphBuilder, q: ir.Value, k: ir.Value, v: ir.Value, heads: Heads, keys: ir.Value | None
     ) -> ir.Value:
         """Full attention within each batch entry; ``keys`` (batch, rows) is 1 where a key counts."""
+        ...
+
+    def by_rows(self, g: GraphBuilder, x: ir.Value, work: Callable[[ir.Value], ir.Value]) -> ir.Value:
+        """Returns ``work`` of (1, rows, width) activations, every row of which it treats by itself."""
         ...
 
     def step_inputs(self, g: GraphBuilder, head_dim: int, cache_dtype: str) -> StepInputs:
@@ -128,6 +132,11 @@ class OrtDialect:
         """See ``Dialect``; without a mask the CPU kernel needs no memory for scores."""
         scale = 1 / math.sqrt(heads.size)
         return g.op("MultiHeadAttention", q, k, v, None, keys, domain=MICROSOFT, num_heads=heads.query, scale=scale)
+
+    def by_rows(self, g: GraphBuilder, x: ir.Value, work: Callable[[ir.Value], ir.Value]) -> ir.Value:
+        """See ``Dialect``; in two runs of rows, which halves the memory of what is wide in between."""
+        halves = g.ops("Split", x, outputs=2, axis=1, num_outputs=2)
+        return g.op("Concat", *(work(half) for half in halves), axis=1)
 
     def step_inputs(self, g: GraphBuilder, head_dim: int, cache_dtype: str) -> StepInputs:
         """See ``Dialect``."""

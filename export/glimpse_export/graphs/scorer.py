@@ -69,6 +69,10 @@ class ScorerAuthor:
     ) -> ir.Value:
         scorer = self._scorer
         normed = self._norm(g, h, f"{prefix}.norm1")
+        if windows is not None:
+            normed = windows.arrange(g, normed, 1)
+            condition = None if condition is None else windows.arrange(g, condition, 1)
+            cos, sin = windows.arrange(g, cos, 0), windows.arrange(g, sin, 0)
         mixed = normed if condition is None else g.op("Concat", normed, condition, axis=-1)
         q = self._dialect.rope(g, self._linear(g, mixed, f"{prefix}.attn.q_proj", bias=False), cos, sin)
         k = self._dialect.rope(g, self._linear(g, mixed, f"{prefix}.attn.k_proj", bias=False), cos, sin)

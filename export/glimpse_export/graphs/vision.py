@@ -4,6 +4,8 @@ Patches stay in the image processor's order. Only attention depends on which pat
 gather queries, keys and values by a host-computed index; there is no permutation of the hidden states to undo.
 """
 
+from functools import partial
+
 import onnx_ir as ir
 
 from glimpse_export.architecture import VISION_NORM_EPS, Architecture
@@ -66,18 +68,23 @@ class VisionAuthor:
         windows = None
         if vision.has_windows:
             windows = WindowInputs.declare(g, "patches", vision.window_tokens * vision.merge_unit)
+            window_rope = windows.arrange(g, cos, 0), windows.arrange(g, sin, 0)
         kernel = self._checkpoint.matrix("visual.patch_embed.proj.weight")
         flat = self._kernel_form.multiply(g, x, kernel)
         h = g.mark(g.op("Unsqueeze", flat, g.integers(0)), "patch_embed")
         taps: dict[int, ir.Value] = {}
         for block in range(vision.depth):
             prefix = f"visual.blocks.{block}"
-            full = block in vision.full_attention
-            mixed = self._attention(g, self._norm(g, h, f"{prefix}.norm1"), prefix, cos, sin, None if full else windows)
+            normed = self._norm(g, h, f"{prefix}.norm1")
+            if windows is None or block in vision.full_attention:
+                mixed = self._attention(g, normed, prefix, (cos, sin), None)
+            else:
+                mixed = self._attention(g, windows.arrange(g, normed, 1), prefix, window_rope, windows)
             normed, h = self._dialect.add_rms_norm(
                 g, mixed, h, self._vector(g, f"{prefix}.norm2.weight"), VISION_NORM_EPS
             )
-            h = g.mark(g.op("Add", h, self._mlp(g, normed, f"{prefix}.mlp")), f"block.{block}")
+            added = self._dialect.by_rows(g, normed, partial(self._mlp, g, f"{prefix}.mlp"))
+            h = g.mark(g.op("Add", h, added), f"block.{block}")
             if block in self._taps:
                 units = g.reshape(h, -1, vision.merge_unit, vision.hidden_size)
                 taps[block] = g.op("ReduceMean", units, g.integers(1), keepdims=0)
@@ -91,19 +98,18 @@ class VisionAuthor:
         g: GraphBuilder,
         x: ir.Value,
         prefix: str,
-        cos: ir.Value,
-        sin: ir.Value,
+        rope: tuple[ir.Value, ir.Value],
         windows: WindowInputs | None,
     ) -> ir.Value:
         vision = self._vision
         width = vision.hidden_size
         q, k, v = (self._linear(g, x, f"{prefix}.attn.qkv", part=part) for part in range(3))
-        q, k = self._dialect.rope(g, q, cos, sin), self._dialect.rope(g, k, cos, sin)
+        q, k = self._dialect.rope(g, q, *rope), self._dialect.rope(g, k, *rope)
         heads = Heads(vision.heads, vision.heads, vision.head_dim)
         out = attend(g, self._dialect, (q, k, v), heads, (width, width), windows)
         return self._linear(g, out, f"{prefix}.attn.proj", bounded=False)
 
-    def _mlp(self, g: GraphBuilder, x: ir.Value, prefix: str) -> ir.Value:
+    def _mlp(self, g: GraphBuilder, prefix: str, x: ir.Value) -> ir.Value:
         gate = self._dialect.activation(g, self._linear(g, x, f"{prefix}.gate_proj"), self._vision.activation)
         inner = g.op("Mul", gate, self._linear(g, x, f"{prefix}.up_proj"))
         return self._linear(g, inner, f"{prefix}.down_proj", bounded=False)
