@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("onnx_ir")
 pytest.importorskip("torch")
 
-from glimpse_export import ExportOptions, UnsupportedError, export
+from glimpse_export import ExportOptions, UnsupportedError, export, plan
 from glimpse_export.graphs.matrix import matrix_of
 from glimpse_export.graphs.quantise import BLOCK, quantise_rows, quantised
 from glimpse_export.precision import PRECISIONS, Precision
@@ -88,6 +88,8 @@ def test_sizes_and_manifest_follow_the_precision(bundles: dict[str, Path], name:
     exact = (bundles["fp32"] / "text.data").stat().st_size
     share = (bundles[name] / "text.data").stat().st_size / exact
     assert BITS[name] / 32 <= share < BITS[name] / 32 + 0.05
+    planned = plan(ExportOptions("pocket", precision=Precision.choose(name))).weight_bytes()
+    assert planned == {file: manifest.files[file].bytes for file in planned}
     assert manifest.files["score.data"].bytes == (bundles["fp32"] / "score.data").stat().st_size
     cache = {tensor.dtype for tensor in manifest.stages["lower"].inputs if tensor.name.startswith("past.")}
     assert cache == {"float16" if name == "fp16" else "float32"}
