@@ -19,9 +19,9 @@ import pytest
 pytest.importorskip("onnx_ir")
 pytest.importorskip("torch")
 
-from conftest import ROOT, assert_one_clear_line
+from conftest import ROOT, assert_one_clear_line, options
 
-from glimpse_export import CheckpointError, ExportOptions, OutputError
+from glimpse_export import CheckpointError, OutputError
 from glimpse_export.exporter import Outcome, carry_out
 from glimpse_export.graphs import weights
 from glimpse_export.graphs.journal import journal_of
@@ -35,21 +35,12 @@ STAGES = ("embedding", "vision", "score", "text")
 
 
 @pytest.fixture
-def model(golden: Path, tmp_path: Path) -> Path:
-    """A copy of the golden model that a test may change."""
-    for part in ("base", "adapter"):
-        shutil.copytree(golden / part, tmp_path / "model" / part)
-    return tmp_path / "model"
-
-
-@pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "bundle"
 
 
 def run(model: Path, out: Path, **changes: Any) -> Outcome:
-    options = ExportOptions(str(model / "base"), str(model / "adapter"), **{"tokenizer": False, **changes})
-    return carry_out(options, out)
+    return carry_out(options(model, **changes), out)
 
 
 def work_of(out: Path) -> Path:
@@ -140,6 +131,18 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(
     with pytest.raises(OutputError, match=r"its disk lacks 3\d MB; free it.*--precision"):
         run(model, out)
     assert not work_of(out).exists()
+
+
+def test_work_of_other_options_makes_room(model: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_at_the_end(model, out)
+
+    def usage(place: Path) -> Any:
+        stale = len(list(work_of(out).glob("vision-*")))
+        return shutil._ntuple_diskusage(10**9, 10**9, 1000 if stale else 10**9)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    outcome = run(model, out, precision=Precision.choose(None, vision="int8"))
+    assert outcome.built == ("vision",)
 
 
 class Store:
@@ -300,6 +303,18 @@ def test_an_unchanged_export_is_done_already(model: Path, out: Path) -> None:
     with pytest.raises(OutputError, match=r"is a damaged bundle .*score\.data.*--force"):
         run(moved, out)
     assert run(moved, out, force=True).built == STAGES
+
+
+def test_what_was_hashed_when_it_was_written_is_not_hashed_again(
+    model: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("glimpse_runtime.bundle._HASH_EACH_LOAD_BYTES", 0)
+    run(model, out)
+    hashed: list[Path] = []
+    monkeypatch.setattr("glimpse_runtime.bundle.sha256_of", hashed.append)
+    Bundle.open(out)
+    assert hashed == []
 
 
 def test_the_stamps_speak_of_no_place(model: Path, out: Path) -> None:

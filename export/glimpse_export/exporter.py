@@ -147,6 +147,8 @@ def _room(checked: Plan, work: WorkFolder, stamps: Mapping[str, str], out: Path)
     sizes = checked.weight_bytes()
     files = {stage_folder(work.path, s.name, stamps[s.name]) / s.file: sizes[s.file] for s in WEIGHT_STAGES}
     advice = "free it and run the same command again, or choose another --out or a smaller --precision"
+    if missing_bytes(work.place, files):
+        work.keep_only(stamps)
     missing = missing_bytes(work.place, files)
     if missing:
         raise OutputError(f"cannot write {out}: its disk lacks {missing / 1e6:,.0f} MB; {advice}")

@@ -68,6 +68,13 @@ class WorkFolder:
         self._forced.touch()
         sync(self.path)
 
+    def keep_only(self, stamps: Mapping[str, str]) -> None:
+        """Removes the stages of exports with other stamps, to make room."""
+        wanted = {stage_folder(self.path, name, stamp) for name, stamp in stamps.items()}
+        for folder in self._stages():
+            if folder not in wanted:
+                shutil.rmtree(folder)
+
     def assemble(self, paths: Mapping[str, Path]) -> Path:
         """Returns a folder with all files of a bundle; they stay where they are as well."""
         shutil.rmtree(self._bundle, ignore_errors=True)
