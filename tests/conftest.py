@@ -1,13 +1,19 @@
 """Fixtures that several test files share."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from glimpse_export import ExportOptions
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden" / "modelA"
@@ -32,6 +38,14 @@ def golden_bundle(tmp_path_factory: pytest.TempPathFactory, golden: Path) -> Pat
     out = tmp_path_factory.mktemp("golden") / "bundle"
     options = ExportOptions(str(golden / "base"), str(golden / "adapter"), tokenizer=False)
     return export(options, out)
+
+
+@pytest.fixture
+def model(golden: Path, tmp_path: Path) -> Path:
+    """A copy of the golden model that a test may change."""
+    for part in ("base", "adapter"):
+        shutil.copytree(golden / part, tmp_path / "model" / part)
+    return tmp_path / "model"
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +99,31 @@ def assert_one_clear_line(done: subprocess.CompletedProcess[str], *parts: str, c
     assert len(errors) == 1, done.stderr
     for part in parts:
         assert part in errors[0]
+
+
+def options(model: Path, **changes: Any) -> "ExportOptions":
+    """An export of a model folder, without a tokenizer where nothing else is said."""
+    from glimpse_export import ExportOptions
+
+    return ExportOptions(str(model / "base"), str(model / "adapter"), **{"tokenizer": False, **changes})
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    data = json.loads(path.read_text())
+    for key, value in changes.items():
+        data.pop(key, None) if value is ... else data.update({key: value})
+    path.write_text(json.dumps(data))
+
+
+def edit_tensors(path: Path, change: Callable[[dict[str, np.ndarray]], None]) -> None:
+    import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy)
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Hidden files and folders."""
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("onnx_ir")
 pytest.importorskip("torch")
 
-from glimpse_export import ExportOptions, UnsupportedError, export
+from glimpse_export import ExportOptions, UnsupportedError, export, plan
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.linear import linear_form
 from glimpse_export.graphs.matrix import matrix_of
@@ -61,12 +61,11 @@ def test_onnxruntime_reads_the_same_numbers(bits: int, tmp_path: Path) -> None:
     ort = pytest.importorskip("onnxruntime")
     rng = np.random.default_rng(1)
     rows, x = rng.standard_normal((5, 300)).astype(np.float32), rng.standard_normal((7, 300)).astype(np.float32)
-    file = WeightFile(tmp_path / "w.data")
-    g = GraphBuilder("linear", file, 21)
-    y = linear_form(f"int{bits}").multiply(g, g.input("x", ["n", 300]), matrix_of("w", rows))
-    g.output(y, "y", ["n", 5])
-    file.close()
-    g.save(tmp_path / "linear.onnx")
+    with WeightFile(tmp_path / "w.data") as file:
+        g = GraphBuilder("linear", file, 21)
+        y = linear_form(f"int{bits}").multiply(g, g.input("x", ["n", 300]), matrix_of("w", rows))
+        g.output(y, "y", ["n", 5])
+        g.save(tmp_path / "linear.onnx")
     session = ort.InferenceSession(str(tmp_path / "linear.onnx"), providers=["CPUExecutionProvider"])
     values, scale = quantise_rows(rows, bits)
     stored = (values * scale[..., None]).reshape(5, -1)[:, :300]
@@ -96,6 +95,8 @@ def test_sizes_and_manifest_follow_the_precision(bundles: dict[str, Path], name:
     exact = (bundles["fp32"] / "text.data").stat().st_size
     share = (bundles[name] / "text.data").stat().st_size / exact
     assert BITS[name] / 32 <= share < BITS[name] / 32 + 0.05
+    planned = plan(ExportOptions("pocket", precision=Precision.choose(name))).weight_bytes()
+    assert planned == {file: manifest.files[file].bytes for file in planned}
     assert manifest.files["score.data"].bytes == (bundles["fp32"] / "score.data").stat().st_size
     cache = {tensor.dtype for tensor in manifest.stages["lower"].inputs if tensor.name.startswith("past.")}
     assert cache == {"float16" if name == "fp16" else "float32"}

@@ -8,14 +8,18 @@ import numpy as np
 from glimpse_export.architecture import Architecture, Glimpse
 from glimpse_export.checkpoint import check_shapes
 from glimpse_export.errors import CheckpointError
-from glimpse_runtime.bundle import sha256_of
 from glimpse_runtime.types import Array, FloatArray
 
 _TORCH_FILE = "new_modules_gp.pt"
 
 
 class Adapter:
-    """The adapter's tensors as float32, by their dotted names such as ``attn_fuser.attn_in_proj.weight``."""
+    """The adapter's weights.
+
+    Attributes:
+        path: its file.
+        tensors: float32, by their dotted names such as ``attn_fuser.attn_in_proj.weight``.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Reads the file.
@@ -40,10 +44,6 @@ class Adapter:
         shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
         # Parts of training that inference leaves out: outputs of earlier scorer layers, V2's unused condition.
         check_shapes(expected_tensors(architecture), shapes, str(self.path), ".attn_out_projs.", ".cond_in_projs.")
-
-    def sha256(self) -> str:
-        """Returns the hash of the file."""
-        return sha256_of(self.path)
 
     def scorer(self, name: str) -> FloatArray:
         """Returns one tensor of the scorer."""

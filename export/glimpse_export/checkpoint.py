@@ -1,6 +1,5 @@
 """Reads weights of a Hugging Face folder one tensor at a time; never holds more than the one asked for."""
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -104,15 +103,6 @@ class Checkpoint:
         rows, *rest = self.shapes[name]
         columns = math.prod(rest)
         return Matrix(name, rows, columns, lambda start, stop: self.read(name, start, stop).reshape(-1, columns))
-
-    def sha256(self) -> str:
-        """Returns one hash over the contents of all weight files."""
-        digest = hashlib.sha256()
-        for name in self.file_names:
-            with (self.folder / name).open("rb") as file:
-                while chunk := file.read(1 << 20):
-                    digest.update(chunk)
-        return digest.hexdigest()
 
 
 def check_shapes(

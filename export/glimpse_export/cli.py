@@ -58,7 +58,7 @@ _COUNT = click.IntRange(min=1)
     help="Family of inference engines the graphs are written for.",
 )
 @click.option("--dry-run", is_flag=True, help="Check everything and print graphs, shapes and sizes; write nothing.")
-@click.option("--force", is_flag=True, help="Replace a bundle that is already there.")
+@click.option("--force", is_flag=True, help="Begin from nothing, and replace a bundle that is already there.")
 @click.option("--debug", is_flag=True, help="Show where an error comes from.")
 @click.option(
     "--list",
@@ -87,7 +87,8 @@ def run(**options: Any) -> None:
 def export_model(options: dict[str, Any]) -> None:
     """Plans, and unless it is a dry run writes the bundle."""
     try:
-        from glimpse_export import ExportOptions, export, plan
+        from glimpse_export import ExportOptions, plan
+        from glimpse_export.exporter import carry_out
         from glimpse_runtime.manifest import MANIFEST_NAME, Manifest
     except ImportError as error:
         raise click.ClickException(f'{error.name} is not installed; run: pip install "glimpse-edge[export]"') from None
@@ -106,11 +107,15 @@ def export_model(options: dict[str, Any]) -> None:
         click.echo(plan(request).describe())
         return
     out = options["out"] or Path(f"{Path(options['model']).name.partition('@')[0]}-bundle")
-    folder = export(request, out, _progress)
+    outcome = carry_out(request, out, _progress)
+    folder = outcome.folder
     size_bytes = sum(path.stat().st_size for path in folder.iterdir())
     manifest = Manifest.from_json((folder / MANIFEST_NAME).read_text(encoding="utf-8"), str(folder))
     terminal.note(f"licence of the weights: {manifest.model.licence}")
-    terminal.note(f"wrote {len(list(folder.glob('*.onnx')))} graphs, {size_bytes / 1e6:,.1f} MB")
+    if outcome.taken_over:
+        terminal.note(f"taken over from an earlier run: {', '.join(outcome.taken_over)}")
+    wrote = "nothing to do, unchanged:" if outcome.unchanged else "wrote"
+    terminal.note(f"{wrote} {len(list(folder.glob('*.onnx')))} graphs, {size_bytes / 1e6:,.1f} MB")
     click.echo(folder)
 
 

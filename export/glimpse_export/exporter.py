@@ -1,128 +1,175 @@
-"""Runs a plan: graphs, embedding table, tokenizer and manifest into a folder that appears whole or not at all."""
+"""Runs a plan stage by stage; what is finished is kept, and the bundle appears whole or not at all."""
 
-import shutil
-from collections.abc import Callable, Iterator
+import dataclasses
+import errno
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from tokenizers import Tokenizer as HFTokenizer
-
-from glimpse_export.checkpoint import Checkpoint
-from glimpse_export.errors import CheckpointError
-from glimpse_export.graphs.builder import GraphBuilder
-from glimpse_export.graphs.decoder import DecoderAuthor
-from glimpse_export.graphs.dialects import dialect
-from glimpse_export.graphs.scorer import ScorerAuthor
-from glimpse_export.graphs.vision import VisionAuthor
-from glimpse_export.graphs.weights import StoredTensor, WeightFile, data_type, tensor_bytes
-from glimpse_export.manifest import build_manifest
+from glimpse_export.errors import OutputError
+from glimpse_export.graphs.builder import stage_spec
+from glimpse_export.manifest import draft_manifest, without_files
 from glimpse_export.options import ExportOptions
-from glimpse_export.output import appearing, checked_output
+from glimpse_export.output import checked_output, is_taken, missing_bytes
 from glimpse_export.planning import Plan, plan
-from glimpse_export.precision import INTEGER
-from glimpse_export.template import cut_template, read_template
-from glimpse_runtime.bundle import sha256_of
-from glimpse_runtime.manifest import MANIFEST_NAME, EmbeddingSpec, FileSpec, PromptSpec, StageSpec
+from glimpse_export.runner import StageRunner
+from glimpse_export.sources import read_sources
+from glimpse_export.stages import WEIGHT_STAGES
+from glimpse_export.stamps import file_spec, stamp_of
+from glimpse_export.tokenizer import TOKENIZER, copy_tokenizer, read_prompt
+from glimpse_export.work import WorkFolder, stage_folder
+from glimpse_runtime.atomic import write_text
+from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.errors import BundleDamagedError, BundleFormatError
+from glimpse_runtime.manifest import MANIFEST_NAME, FileSpec, Manifest
 
 Progress = Callable[[str], None]
 
-_EMBEDDING = "model.embed_tokens.weight"
-_TOKENIZER = "tokenizer.json"
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an export has done.
+
+    Attributes:
+        folder: the absolute folder of the bundle.
+        built: the stages that were built; none when the bundle was there already and nothing has changed.
+        taken_over: the stages that an earlier, interrupted export had finished.
+    """
+
+    folder: Path
+    built: tuple[str, ...] = ()
+    taken_over: tuple[str, ...] = ()
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether there was nothing to do."""
+        return not self.built and not self.taken_over
 
 
 def export(options: ExportOptions, out: Path, progress: Progress = lambda message: None) -> Path:
+    """Exports a model to a bundle; see ``carry_out``, which also says what was done.
+
+    Returns:
+        The absolute folder.
+    """
+    return carry_out(options, out, progress).folder
+
+
+def carry_out(options: ExportOptions, out: Path, progress: Progress = lambda message: None) -> Outcome:
     """Exports a model to a bundle.
 
     Args:
         options: what to export.
         out: the bundle's folder; it appears when everything is written and hashed. Through a link, the folder it
-            leads to is meant.
+            leads to is meant. When the same bundle is there already, nothing is done.
         progress: called with a line of text at the start of each step.
 
-    Returns:
-        The absolute folder.
-
     Raises:
-        ExportError: it cannot be done; nothing is left behind, and nothing that was there is lost.
+        ExportError: it cannot be done, and nothing that was there is lost. What was finished stays in a hidden folder
+            beside ``out``, and the next export takes it over.
     """
     out = out.expanduser().absolute()
-    place = checked_output(out, options.force)
-    progress("reading configuration and tensor headers")
-    checked = plan(options)
-    with appearing(place) as folder:
-        write_bundle(checked, folder, progress)
-    return out
+    place = checked_output(out)
+    with _explained(out), WorkFolder.opened(place) as work:
+        checked_output(out)  # once more: an interrupted export's replacement may have been undone
+        progress("reading configuration and tensor headers")
+        checked = plan(options)
+        draft = _draft(checked, progress)
+        if options.force:
+            work.start_over()
+        elif is_taken(place):
+            _require_same(place, draft, out)
+            work.clear()
+            return Outcome(out)
+        runner = StageRunner(work.path, progress)
+        with _room(checked, work, draft.stamps, out):
+            write_bundle(checked, draft, work, runner)
+            work.put_in_place()
+        Bundle(place, _read_manifest(place)).mark_as_verified()
+    return Outcome(out, tuple(runner.built), tuple(runner.taken_over))
 
 
-def write_bundle(checked: Plan, folder: Path, progress: Progress) -> None:
-    """Writes all files of a bundle into an empty folder."""
-    architecture, options = checked.architecture, checked.options
-    spelled = dialect(options.dialect)
-    stages: dict[str, StageSpec] = {}
-
-    @contextmanager
-    def weights(name: str) -> Iterator[WeightFile]:
-        file = WeightFile(folder / name)
-        try:
-            yield file
-        finally:
-            file.close()
-
-    def graph(stage: str, file: WeightFile, author: Callable[[GraphBuilder], None]) -> None:
-        progress(f"{stage}: writing the graph and its weights")
-        builder = GraphBuilder(stage, file, spelled.opset)
-        author(builder)
-        stages[stage] = builder.save(folder / f"{stage}.onnx")
-
-    progress("embedding table")
-    embedding = _write_embedding(checked.checkpoint, folder, checked.embedding_dtype)
-    tied = None
-    if architecture.text.tied and options.precision.head not in INTEGER:
-        dtype, shape = data_type(embedding.dtype), (embedding.rows, embedding.columns)
-        tied = StoredTensor(embedding.file, 0, tensor_bytes(dtype, shape), dtype, shape)
-    with weights("vision.data") as file:
-        graph("vision", file, VisionAuthor(architecture, checked.checkpoint, spelled, options.precision.vision).author)
-    with weights("score.data") as file:
-        graph("score", file, ScorerAuthor(architecture, checked.adapter, spelled, options.trace).author)
-    vectors = checked.adapter.glimpse_vectors(architecture.glimpse) if architecture.glimpse.length else None
-    author = DecoderAuthor(architecture, checked.checkpoint, spelled, options.precision, options.trace)
-    with weights("text.data") as file:
-        graph("lower", file, lambda g: author.lower(g, vectors))
-        graph("upper", file, lambda g: author.upper(g, tied))
-    prompt = _write_tokenizer(checked, folder) if options.tokenizer else None
-    progress("hashing")
-    files = {
-        path.name: FileSpec(path.stat().st_size, sha256_of(path)) for path in sorted(folder.iterdir()) if path.is_file()
-    }
-    manifest = build_manifest(checked, stages, embedding, prompt, files)
-    (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+def write_bundle(checked: Plan, draft: Manifest, work: WorkFolder, runner: StageRunner) -> None:
+    """Builds or takes over all stages, and puts them together in the work folder."""
+    for stage in WEIGHT_STAGES:
+        runner.run(stage.name, draft.stamps[stage.name], partial(stage.build, checked))
+    if checked.options.tokenizer:
+        runner.run("tokenizer", draft.stamps["tokenizer"], partial(_build_tokenizer, checked))
+    folder = work.assemble(runner.paths)
+    graphs = [path for name, path in runner.paths.items() if name.endswith(".onnx")]
+    manifest = dataclasses.replace(
+        draft, stages={path.stem: stage_spec(path) for path in graphs}, files=dict(sorted(runner.files.items()))
+    )
+    write_text(folder / MANIFEST_NAME, manifest.to_json())
 
 
-def _write_embedding(checkpoint: Checkpoint, folder: Path, dtype: str) -> EmbeddingSpec:
-    table = checkpoint.matrix(_EMBEDDING)
-    path = folder / "embed_tokens.bin"
-    with path.open("wb") as file:
-        for start, stop in table.runs():
-            table.read(start, stop).astype(dtype).tofile(file)
-    return EmbeddingSpec(path.name, dtype, table.rows, table.columns)
+def _draft(checked: Plan, progress: Progress) -> Manifest:
+    """Returns the manifest as far as it is known, with the stamp of every stage."""
+    prompt = read_prompt(checked) if checked.options.tokenizer else None
+    sources = read_sources(checked, progress)
+    stamps = {stage.name: stamp_of(stage.name, stage.stamp_facts(checked, sources)) for stage in WEIGHT_STAGES}
+    if sources.tokenizer is not None:
+        stamps["tokenizer"] = stamp_of("tokenizer", {"file": sources.tokenizer})
+    return draft_manifest(checked, sources, stamps, prompt)
 
 
-def _write_tokenizer(checked: Plan, folder: Path) -> PromptSpec:
-    base = checked.folders.base
-    source = base / _TOKENIZER
-    if not source.is_file():
-        raise CheckpointError(f"{source} is missing; without it export for token ids only with --no-tokenizer")
+def _build_tokenizer(checked: Plan, folder: Path) -> dict[str, FileSpec]:
+    return {TOKENIZER: file_spec(copy_tokenizer(checked, folder))}
+
+
+def _require_same(place: Path, draft: Manifest, out: Path) -> None:
+    """Raises an OutputError unless a place holds just the bundle that would be written there."""
     try:
-        tokenizer = HFTokenizer.from_file(str(source))
-    except Exception as error:  # the Rust library raises plain Exception
-        raise CheckpointError(f"{source} cannot be read ({error}); download the checkpoint again") from None
-    if tokenizer.get_vocab_size() > checked.architecture.text.vocab_size:
-        raise CheckpointError(
-            f"{source} has {tokenizer.get_vocab_size()} words, the model only {checked.architecture.text.vocab_size}"
+        same = without_files(Bundle.open(place).manifest) == draft
+    except BundleFormatError:  # another version's
+        same = False
+    except BundleDamagedError as error:
+        raise OutputError(f"{out} is a damaged bundle ({error}); replace it with --force") from None
+    if not same:
+        raise OutputError(
+            f"{out} is a bundle already, of another model, options or version; replace it with --force or choose "
+            "another --out"
         )
-    prompt = cut_template(read_template(base), str(base))
-    image = tokenizer.id_to_token(checked.architecture.tokens.image)
-    if image is None or prompt.image.count(image) != 1:
-        raise CheckpointError(f"{base}: the chat template does not place the image token {image!r} once per image")
-    shutil.copyfile(source, folder / _TOKENIZER)
-    return prompt
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST_NAME
+    return Manifest.from_json(path.read_text(encoding="utf-8"), str(path))
+
+
+@contextmanager
+def _room(checked: Plan, work: WorkFolder, stamps: Mapping[str, str], out: Path) -> Iterator[None]:
+    """Refuses to start what does not fit on the disk, and says how much is missing when that turns out later."""
+    sizes = checked.weight_bytes()
+    files = {stage_folder(work.path, s.name, stamps[s.name]) / s.file: sizes[s.file] for s in WEIGHT_STAGES}
+    advice = "free it and run the same command again, or choose another --out or a smaller --precision"
+    if missing_bytes(work.place, files):
+        work.keep_only(stamps)
+    missing = missing_bytes(work.place, files)
+    if missing:
+        raise OutputError(f"cannot write {out}: its disk lacks {missing / 1e6:,.0f} MB; {advice}")
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        missing = missing_bytes(work.place, files)
+        raise OutputError(
+            f"cannot write {out}: the disk is full, about {missing / 1e6:,.0f} MB are missing; {advice}; "
+            f"what is finished stays in {work.path}"
+        ) from None
+
+
+@contextmanager
+def _explained(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {out}: {error.strerror or error}; what was finished is kept, run the same command again "
+            "to go on"
+        ) from None

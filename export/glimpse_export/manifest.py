@@ -1,29 +1,25 @@
-"""Puts the manifest of a finished bundle together."""
+"""Puts the manifest of a bundle together."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from glimpse_export.architecture import VISION_ROPE_THETA
 from glimpse_export.planning import Plan
 from glimpse_export.precision import DEFAULT_PRECISION
+from glimpse_export.sources import Sources
+from glimpse_export.stages import embedding_spec
 from glimpse_runtime import manifest as m
 from glimpse_runtime._version import __version__
 
 
-def build_manifest(
-    plan: Plan,
-    stages: dict[str, m.StageSpec],
-    embedding: m.EmbeddingSpec,
-    prompt: m.PromptSpec | None,
-    files: dict[str, m.FileSpec],
-) -> m.Manifest:
-    """Returns the manifest.
+def draft_manifest(plan: Plan, sources: Sources, stamps: Mapping[str, str], prompt: m.PromptSpec | None) -> m.Manifest:
+    """Returns the manifest as far as it is known before anything is written: without graphs and files.
 
     Args:
-        plan: what was exported.
-        stages: the graphs.
-        embedding: the embedding table.
+        plan: what to export.
+        sources: hashes of what it is made from.
+        stamps: the stamp of every stage.
         prompt: the chat template's pieces, None for a bundle without a tokenizer.
-        files: size and hash of every file but the manifest.
     """
     architecture, folders = plan.architecture, plan.folders
     text, vision, scorer, glimpse = (
@@ -41,9 +37,7 @@ def build_manifest(
             name=folders.name,
             architecture="qwen2_5_vl",
             licence=folders.licence,
-            source=m.SourceSpec(
-                folders.base_source, plan.checkpoint.sha256(), folders.adapter_source, plan.adapter.sha256()
-            ),
+            source=m.SourceSpec(folders.base_source, sources.base_sha256, folders.adapter_source, sources.adapter),
         ),
         text=m.TextSpec(
             layers=text.layers,
@@ -84,9 +78,15 @@ def build_manifest(
         tokens=m.TokenIds(architecture.tokens.image, architecture.tokens.video, architecture.tokens.eos),
         prompt=prompt,
         images=plan.images,
-        embedding=embedding,
+        embedding=embedding_spec(plan),
         precision={**dataclasses.asdict(plan.options.precision), "score": DEFAULT_PRECISION},
         profiles=plan.profiles,
-        stages=stages,
-        files=files,
+        stages={},
+        files={},
+        stamps=stamps,
     )
+
+
+def without_files(manifest: m.Manifest) -> m.Manifest:
+    """Returns a manifest as ``draft_manifest`` made it."""
+    return dataclasses.replace(manifest, stages={}, files={})

@@ -22,7 +22,7 @@ class ExportOptions:
         max_visual_tokens: largest image in visual tokens; None follows from pixels and context.
         tokenizer: False makes a bundle that takes token ids only.
         trace: True adds intermediate states to the graphs' outputs, for conformance tests.
-        force: True replaces a bundle that is already there.
+        force: True begins from nothing, and replaces a bundle that is already there.
     """
 
     model: str

@@ -1,11 +1,9 @@
 """What an export will write, worked out from configuration files and tensor headers alone."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
 from glimpse_export.adapter import Adapter
-from glimpse_export.adapter import expected_tensors as adapter_tensors
 from glimpse_export.architecture import Architecture
 from glimpse_export.checkpoint import Checkpoint, read_json
 from glimpse_export.configuration import read_architecture
@@ -16,6 +14,7 @@ from glimpse_export.image_rules import read_image_rules
 from glimpse_export.options import ExportOptions
 from glimpse_export.precision import STORED_DTYPES
 from glimpse_export.resolve import ModelFolders, resolve
+from glimpse_export.stages import WEIGHT_STAGES
 from glimpse_runtime.manifest import ImageRules, Profile
 
 _DEFAULT_CONTEXT = 4096
@@ -54,20 +53,8 @@ class Plan:
         return self.checkpoint.dtypes["model.embed_tokens.weight"]
 
     def weight_bytes(self) -> dict[str, int]:
-        """Returns the bytes of weights per file of the bundle."""
-        architecture = self.architecture
-
-        def total(shapes: dict[str, tuple[int, ...]]) -> int:
-            return sum(math.prod(shape) for shape in shapes.values()) * _FLOAT_BYTES
-
-        text = dict(decoder.expected_tensors(architecture))
-        table = text.pop("model.embed_tokens.weight")
-        return {
-            "vision.data": total(vision.expected_tensors(architecture)),
-            "score.data": total(adapter_tensors(architecture)),
-            "text.data": total(text),
-            "embed_tokens.bin": math.prod(table) * (4 if self.embedding_dtype == "float32" else 2),
-        }
+        """Returns the size of every file of weights in the bundle."""
+        return {stage.file: stage.nbytes(self) for stage in WEIGHT_STAGES}
 
     def describe(self) -> str:
         """Returns the plan as readable lines."""

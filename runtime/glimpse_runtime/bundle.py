@@ -68,9 +68,9 @@ class Bundle:
         bundle = cls(root, Manifest.from_json(text, str(path)))
         check_values(bundle.manifest, str(path))
         bundle._check_names()
-        state = bundle._check_sizes()
+        bundle._check_sizes()
         if contents or verify:
-            bundle._check_contents(hashlib.sha256(text.encode()).hexdigest(), state, verify)
+            bundle._check_contents(verify)
         return bundle
 
     def path(self, name: str) -> Path:
@@ -105,29 +105,22 @@ class Bundle:
         if manifest.files[spec.file].bytes != spec.rows * spec.columns * itemsize:
             raise BundleFormatError(f"{where}: {spec.file} does not have the size of its rows and columns")
 
-    def _check_sizes(self) -> dict[str, list[int]]:
-        """Returns size and modification time of every file."""
-        state: dict[str, list[int]] = {}
+    def _check_sizes(self) -> None:
         for name, spec in self.manifest.files.items():
             try:
-                found = self.path(name).stat()
+                found_bytes = self.path(name).stat().st_size
             except OSError:
                 raise BundleDamagedError(
                     f"{self.path(name)} is missing; copy the whole bundle again or export the model again"
                 ) from None
-            if found.st_size != spec.bytes:
+            if found_bytes != spec.bytes:
                 raise BundleDamagedError(
-                    f"{self.path(name)} has {found.st_size} bytes instead of {spec.bytes}; "
+                    f"{self.path(name)} has {found_bytes} bytes instead of {spec.bytes}; "
                     "copy the bundle again or export the model again"
                 )
-            state[name] = [found.st_size, found.st_mtime_ns]
-        return state
 
-    def _check_contents(self, manifest_sha256: str, state: dict[str, list[int]], verify: bool) -> None:
-        total_bytes = sum(spec.bytes for spec in self.manifest.files.values())
-        is_large = total_bytes > _HASH_EACH_LOAD_BYTES
-        record = json.dumps({"manifest": manifest_sha256, "files": state}, sort_keys=True)
-        if is_large and not verify and _read_or_empty(self._mark()) == record:
+    def _check_contents(self, verify: bool) -> None:
+        if self._is_large() and not verify and _read_or_empty(self._mark()) == self._state():
             return
         for name, spec in self.manifest.files.items():
             try:
@@ -139,12 +132,27 @@ class Bundle:
                     f"{self.path(name)} was altered: its content does not have the hash in {MANIFEST_NAME}; "
                     "copy the bundle again or export the model again"
                 )
-        if is_large:
-            try:
-                self._mark().parent.mkdir(parents=True, exist_ok=True)
-                write_text(self._mark(), record)
-            except OSError as error:
-                log.debug("cannot remember that %s was verified: %s", self.folder, error)
+        self.mark_as_verified()
+
+    def mark_as_verified(self) -> None:
+        """Remembers, for a large bundle, that its contents have the hashes of the manifest."""
+        if not self._is_large():
+            return
+        try:
+            self._mark().parent.mkdir(parents=True, exist_ok=True)
+            write_text(self._mark(), self._state())
+        except OSError as error:
+            log.debug("cannot remember that %s was verified: %s", self.folder, error)
+
+    def _is_large(self) -> bool:
+        return sum(spec.bytes for spec in self.manifest.files.values()) > _HASH_EACH_LOAD_BYTES
+
+    def _state(self) -> str:
+        """What changes when a file of the bundle is changed."""
+        found = {name: self.path(name).stat() for name in self.manifest.files}
+        files = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}
+        manifest = hashlib.sha256(self.path(MANIFEST_NAME).read_bytes()).hexdigest()
+        return json.dumps({"manifest": manifest, "files": files}, sort_keys=True)
 
     def _mark(self) -> Path:
         """Where it is remembered that this bundle was hashed."""

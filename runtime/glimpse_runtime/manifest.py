@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from glimpse_runtime.errors import BundleFormatError
 from glimpse_runtime.records import read_object, read_record
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
 
@@ -52,7 +52,11 @@ class Profile:
 
 @dataclasses.dataclass(frozen=True)
 class SourceSpec:
-    """Where the weights came from."""
+    """Where the weights came from.
+
+    ``base_sha256`` is the hash of the weight file, or for several files that of their list as ``sha256sum`` prints it,
+    sorted by name; ``adapter_sha256`` is the hash of the adapter's file.
+    """
 
     base: str
     base_sha256: str
@@ -186,7 +190,10 @@ class EmbeddingSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """Everything the runtime knows about a bundle."""
+    """Everything the runtime knows about a bundle.
+
+    ``stamps`` are for export alone: for each step of its work a hash over all that its files depend on.
+    """
 
     format_version: int
     exporter: str
@@ -206,6 +213,7 @@ class Manifest:
     profiles: Mapping[str, Profile]
     stages: Mapping[str, StageSpec]
     files: Mapping[str, FileSpec]
+    stamps: Mapping[str, str]
 
     def to_json(self) -> str:
         """Returns the manifest as readable JSON with a final newline."""

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from glimpse_export.graphs.weights import Dtype, Parts, StoredTensor, WeightFile, data_type
+from glimpse_export.graphs.journal import StoredTensor
+from glimpse_export.graphs.weights import Dtype, Parts, WeightLayout, data_type
 from glimpse_runtime.manifest import StageSpec, TensorSpec
 from glimpse_runtime.types import Array
 
@@ -18,8 +19,9 @@ Shape = Sequence[int | str]
 class GraphBuilder:
     """One graph under construction; values are float32 where nothing else is said."""
 
-    def __init__(self, name: str, weights: WeightFile, opset: int) -> None:
+    def __init__(self, name: str, weights: WeightLayout, opset: int) -> None:
         """Starts an empty graph whose weights go to ``weights``."""
+        self.name = name
         self._weights = weights
         self._graph = ir.Graph([], [], nodes=[], name=name, opset_imports={"": opset, MICROSOFT: 1})
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
@@ -60,7 +62,7 @@ class GraphBuilder:
         return self.constant(np.array(value, np.float32))
 
     def weight(self, name: str, dtype: Dtype, shape: tuple[int, ...], parts: Parts) -> ir.Value:
-        """Returns a weight stored in the weight file; see ``WeightFile.store``."""
+        """Returns a weight stored in the weight file; see ``WeightLayout.store``."""
         return self.stored(name, self._weights.store(name, dtype, shape, parts))
 
     def vector(self, name: str, shape: tuple[int, ...], make: Callable[[], Array]) -> ir.Value:
@@ -114,11 +116,16 @@ class GraphBuilder:
         x.name = name
         return x
 
-    def save(self, path: Path) -> StageSpec:
-        """Writes the graph and returns what the manifest says about it."""
+    def save(self, path: Path) -> None:
+        """Writes the graph."""
         model = ir.Model(self._graph, ir_version=10, producer_name="glimpse-export")
         ir.save(model, path)
-        return StageSpec(path.name, _specs(self._graph.inputs), _specs(self._graph.outputs))
+
+
+def stage_spec(path: Path) -> StageSpec:
+    """Returns what the manifest says about a graph that was written."""
+    graph = ir.load(path).graph
+    return StageSpec(path.name, _specs(graph.inputs), _specs(graph.outputs))
 
 
 def _tensor_type(dtype: Dtype) -> ir.TensorType:

@@ -12,8 +12,8 @@ from glimpse_export.architecture import Architecture
 from glimpse_export.checkpoint import Checkpoint
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.dialects import Dialect, Heads, StepInputs
+from glimpse_export.graphs.journal import StoredTensor
 from glimpse_export.graphs.linear import linear_form
-from glimpse_export.graphs.weights import StoredTensor
 from glimpse_export.precision import STORED_DTYPES, Precision
 from glimpse_runtime.types import FloatArray
 

@@ -12,9 +12,9 @@ import onnx_ir as ir
 
 from glimpse_export.errors import UnsupportedError
 from glimpse_export.graphs.builder import MICROSOFT, GraphBuilder
+from glimpse_export.graphs.journal import StoredTensor
 from glimpse_export.graphs.matrix import Matrix, transposed
 from glimpse_export.graphs.quantise import BLOCK, quantised
-from glimpse_export.graphs.weights import StoredTensor
 from glimpse_export.precision import STORED_DTYPES
 from glimpse_runtime.types import Array, FloatArray
 

@@ -1,0 +1,54 @@
+"""What an export is made from, by content: nothing here depends on where the files lie."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+from glimpse_export.hashes import content_sha256
+from glimpse_export.planning import Plan
+from glimpse_export.tokenizer import TOKENIZER
+
+
+@dataclass(frozen=True)
+class Sources:
+    """SHA-256 of every file whose bytes go into a bundle.
+
+    Attributes:
+        base: of the base model's weight files, by file name.
+        adapter: of the adapter's weights.
+        tokenizer: of the tokenizer, None for a bundle without one.
+    """
+
+    base: Mapping[str, str]
+    adapter: str
+    tokenizer: str | None
+
+    @property
+    def base_sha256(self) -> str:
+        """One hash for all weight files, as the manifest's ``SourceSpec`` describes it."""
+        if len(self.base) == 1:
+            return next(iter(self.base.values()))
+        lines = [f"{sha256}  {name}\n" for name, sha256 in sorted(self.base.items())]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def read_sources(plan: Plan, progress: Callable[[str], None]) -> Sources:
+    """Hashes the files of a plan, or remembers their hashes.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    one = partial(content_sha256, progress=progress)
+    folder = plan.checkpoint.folder
+    with ThreadPoolExecutor(2) as pool:
+        shards = dict(
+            zip(
+                plan.checkpoint.file_names,
+                pool.map(one, (folder / name for name in plan.checkpoint.file_names)),
+                strict=True,
+            )
+        )
+    tokenizer = one(plan.folders.base / TOKENIZER) if plan.options.tokenizer else None
+    return Sources(shards, one(plan.adapter.path), tokenizer)

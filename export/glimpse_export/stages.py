@@ -1,0 +1,142 @@
+"""The stages of a bundle that hold weights: what each consists of, and what its bytes depend on."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from glimpse_export.graphs.builder import GraphBuilder
+from glimpse_export.graphs.decoder import DecoderAuthor
+from glimpse_export.graphs.dialects import dialect
+from glimpse_export.graphs.journal import StoredTensor
+from glimpse_export.graphs.scorer import ScorerAuthor
+from glimpse_export.graphs.vision import VisionAuthor
+from glimpse_export.graphs.weights import WeightFile, WeightLayout, data_type, tensor_bytes
+from glimpse_export.precision import INTEGER
+from glimpse_export.stamps import exporter_code, file_spec
+from glimpse_runtime.manifest import EmbeddingSpec, FileSpec
+
+if TYPE_CHECKING:
+    from glimpse_export.planning import Plan
+    from glimpse_export.sources import Sources
+
+_EMBEDDING = "model.embed_tokens.weight"
+
+
+@dataclass(frozen=True)
+class WeightStage:
+    """One file of weights and the graphs that read it.
+
+    Attributes:
+        name: the stage's name.
+        file: the file of weights.
+        author: stores the weights in order and gives the graphs.
+        facts: what the bytes depend on beside the base weights, the model's dimensions and the code.
+    """
+
+    name: str
+    file: str
+    author: Callable[["Plan", WeightLayout], Iterator[GraphBuilder]]
+    facts: Callable[["Plan", "Sources"], dict[str, Any]]
+
+    def nbytes(self, plan: "Plan") -> int:
+        """Returns the size of the file of weights, without reading a weight."""
+        layout = WeightLayout(Path(self.file))
+        for _ in self.author(plan, layout):
+            pass
+        return layout.nbytes
+
+    def build(self, plan: "Plan", folder: Path) -> dict[str, FileSpec]:
+        """Writes the stage's files, going on where an earlier run was interrupted."""
+        files = {}
+        with WeightFile(folder / self.file) as weights:
+            for graph in self.author(plan, weights):
+                path = folder / f"{graph.name}.onnx"
+                graph.save(path)
+                files[path.name] = file_spec(path)
+        return {self.file: weights.spec(), **files}
+
+    def stamp_facts(self, plan: "Plan", sources: "Sources") -> dict[str, Any]:
+        """Returns all that the stage's bytes depend on."""
+        model, options = plan.architecture, plan.options
+        return {
+            "code": exporter_code(),
+            "libraries": {library.__name__: library.__version__ for library in (np, ir, ml_dtypes)},
+            "base": sources.base,
+            "model": [dataclasses.asdict(part) for part in (model.text, model.vision, model.glimpse, model.scorer)],
+            "dialect": options.dialect,
+            "trace": options.trace,
+            **self.facts(plan, sources),
+        }
+
+
+def embedding_spec(plan: "Plan") -> EmbeddingSpec:
+    """Returns what the manifest says about the embedding table."""
+    rows, columns = plan.checkpoint.shapes[_EMBEDDING]
+    return EmbeddingSpec(WEIGHT_STAGES[0].file, plan.embedding_dtype, rows, columns)
+
+
+def _embedding(plan: "Plan", weights: WeightLayout) -> Iterator[GraphBuilder]:
+    spec, table = embedding_spec(plan), plan.checkpoint.matrix(_EMBEDDING)
+    weights.store(
+        _EMBEDDING,
+        data_type(np.dtype(spec.dtype)),
+        (spec.rows, spec.columns),
+        lambda: (table.read(*bounds).astype(spec.dtype) for bounds in table.runs()),
+    )
+    yield from ()
+
+
+def _vision(plan: "Plan", weights: WeightLayout) -> Iterator[GraphBuilder]:
+    spelled = dialect(plan.options.dialect)
+    graph = GraphBuilder("vision", weights, spelled.opset)
+    VisionAuthor(plan.architecture, plan.checkpoint, spelled, plan.options.precision.vision).author(graph)
+    yield graph
+
+
+def _score(plan: "Plan", weights: WeightLayout) -> Iterator[GraphBuilder]:
+    spelled = dialect(plan.options.dialect)
+    graph = GraphBuilder("score", weights, spelled.opset)
+    ScorerAuthor(plan.architecture, plan.adapter, spelled, plan.options.trace).author(graph)
+    yield graph
+
+
+def _text(plan: "Plan", weights: WeightLayout) -> Iterator[GraphBuilder]:
+    options, architecture = plan.options, plan.architecture
+    spelled = dialect(options.dialect)
+    vectors = plan.adapter.glimpse_vectors(architecture.glimpse) if architecture.glimpse.length else None
+    author = DecoderAuthor(architecture, plan.checkpoint, spelled, options.precision, options.trace)
+    lower = GraphBuilder("lower", weights, spelled.opset)
+    author.lower(lower, vectors)
+    yield lower
+    upper = GraphBuilder("upper", weights, spelled.opset)
+    author.upper(upper, _tied_head(plan))
+    yield upper
+
+
+def _tied_head(plan: "Plan") -> StoredTensor | None:
+    """Where the LM head lies when it is the embedding table."""
+    if not plan.architecture.text.tied or plan.options.precision.head in INTEGER:
+        return None
+    spec = embedding_spec(plan)
+    dtype, shape = data_type(spec.dtype), (spec.rows, spec.columns)
+    return StoredTensor(spec.file, 0, tensor_bytes(dtype, shape), dtype, shape)
+
+
+def _text_facts(plan: "Plan", sources: "Sources") -> dict[str, Any]:
+    precision = dataclasses.asdict(plan.options.precision)
+    del precision["vision"]
+    return {"adapter": sources.adapter, "precision": precision, "embedding": plan.embedding_dtype}
+
+
+WEIGHT_STAGES = (
+    WeightStage("embedding", "embed_tokens.bin", _embedding, lambda plan, sources: {"dtype": plan.embedding_dtype}),
+    WeightStage("vision", "vision.data", _vision, lambda plan, sources: {"precision": plan.options.precision.vision}),
+    WeightStage("score", "score.data", _score, lambda plan, sources: {"adapter": sources.adapter}),
+    WeightStage("text", "text.data", _text, _text_facts),
+)

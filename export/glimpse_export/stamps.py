@@ -1,0 +1,37 @@
+"""Stamps: one hash over everything that the bytes of a stage depend on."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from glimpse_runtime._version import __version__
+from glimpse_runtime.bundle import sha256_of
+from glimpse_runtime.manifest import FileSpec
+
+_PACKAGE = Path(__file__).parent
+
+
+def stamp_of(stage: str, facts: Mapping[str, Any]) -> str:
+    """Returns the stamp of a stage; ``facts`` must be plain JSON values and name no place on this machine."""
+    text = json.dumps({"stage": stage, "glimpse-edge": __version__, **facts}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def exporter_code() -> str:
+    """Returns a hash of the modules that write weights and graphs, so that a changed one is never mixed with old work.
+
+    Only ``graphs`` and the package's own modules count: other subpackages look at what these have written.
+    """
+    digest = hashlib.sha256()
+    for path in sorted([*_PACKAGE.glob("*.py"), *(_PACKAGE / "graphs").rglob("*.py")]):
+        digest.update(f"{path.relative_to(_PACKAGE).as_posix()}\0{sha256_of(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def file_spec(path: Path) -> FileSpec:
+    """Returns size and hash of a file."""
+    return FileSpec(path.stat().st_size, sha256_of(path))

@@ -1,0 +1,447 @@
+"""Exports that are interrupted, repeated, or started twice: nothing is lost, nothing is built in vain."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx_ir")
+pytest.importorskip("torch")
+
+from conftest import ROOT, assert_one_clear_line, options
+
+from glimpse_export import CheckpointError, OutputError
+from glimpse_export.exporter import Outcome, carry_out
+from glimpse_export.graphs import weights
+from glimpse_export.graphs.journal import journal_of
+from glimpse_export.graphs.weights import WeightFile
+from glimpse_export.hashes import content_sha256
+from glimpse_export.precision import Precision
+from glimpse_export.sources import Sources
+from glimpse_runtime.bundle import Bundle, sha256_of
+
+STAGES = ("embedding", "vision", "score", "text")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "bundle"
+
+
+def run(model: Path, out: Path, **changes: Any) -> Outcome:
+    return carry_out(options(model, **changes), out)
+
+
+def work_of(out: Path) -> Path:
+    return out.parent / f".{out.name}.work"
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+
+
+@contextmanager
+def failing_write(after_bytes: int, error: BaseException) -> Iterator[None]:
+    """Lets the writing of weights fail after so many bytes."""
+    left, write = after_bytes, WeightFile._write
+
+    def limited(file: WeightFile, data: memoryview) -> None:
+        nonlocal left
+        left -= len(data)
+        if left < 0:
+            write(file, data[: len(data) // 2])
+            raise error
+        write(file, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WeightFile, "_write", limited)
+        yield
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("error", [FULL, KeyboardInterrupt()], ids=["full disk", "Ctrl-C"])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.97])
+def test_an_interrupted_export_goes_on(
+    model: Path, out: Path, golden_bundle: Path, error: BaseException, share: float
+) -> None:
+    total = sum(path.stat().st_size for path in golden_bundle.iterdir() if path.suffix in (".data", ".bin"))
+    with failing_write(int(total * share), error), pytest.raises((OutputError, KeyboardInterrupt)):
+        run(model, out)
+    assert not out.exists()
+    written: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        append = WeightFile._append
+
+        def noticing(file: WeightFile, name: str, tensor: Any, parts: Any) -> None:
+            append(file, name, tensor, lambda: written.append(name) or parts())
+
+        patch.setattr(WeightFile, "_append", noticing)
+        outcome = run(model, out)
+    assert hashes(out) == hashes(golden_bundle)
+    assert sorted(outcome.built + outcome.taken_over) == sorted(STAGES)
+    assert "model.layers.5.mlp.up_proj.weight" in written
+    if share > 0.9:
+        assert "vision" in outcome.taken_over
+        assert "model.layers.0.mlp.up_proj.weight" not in written
+    assert not work_of(out).exists()
+
+
+def test_a_full_disk_is_one_clear_line(model: Path, out: Path) -> None:
+    with failing_write(100_000, FULL), pytest.raises(OutputError) as caught:
+        run(model, out)
+    message = str(caught.value)
+    assert str(out) in message
+    assert "MB are missing" in message
+    assert "run the same command again" in message
+    assert "\n" not in message
+
+
+def test_a_file_that_must_not_grow_is_met_like_a_full_disk(model: Path, out: Path, golden_bundle: Path) -> None:
+    words = ["--model", model / "base", "--adapter", model / "adapter", "--no-tokenizer", "--out", out]
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY)); "
+    done = subprocess.run(
+        [sys.executable, "-c", f"{limit}from glimpse_export.cli import main; main()", *map(str, words)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("runtime", "export", "models"))},
+        check=False,
+    )
+    assert_one_clear_line(done, "File too large", "run the same command again")
+    run(model, out)
+    assert hashes(out) == hashes(golden_bundle)
+
+
+def test_what_cannot_fit_is_refused_before_anything_is_written(
+    model: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    with pytest.raises(OutputError, match=r"its disk lacks 3\d MB; free it.*--precision"):
+        run(model, out)
+    assert not work_of(out).exists()
+
+
+def test_work_of_other_options_makes_room(model: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_at_the_end(model, out)
+
+    def usage(place: Path) -> Any:
+        stale = len(list(work_of(out).glob("vision-*")))
+        return shutil._ntuple_diskusage(10**9, 10**9, 1000 if stale else 10**9)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    outcome = run(model, out, precision=Precision.choose(None, vision="int8"))
+    assert outcome.built == ("vision",)
+
+
+class Store:
+    """A weight file that is written tensor by tensor, with a journal after each."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(weights, "_JOURNAL_EACH_BYTES", 1)
+        self.path = path
+        self.tensors = {f"t{i}": np.random.default_rng(i).random(300 + i).astype(np.float32) for i in range(6)}
+
+    def write(self, stop_at: str | None = None) -> list[str]:
+        """Writes all tensors, or up to one; returns those whose bytes were asked for."""
+        asked: list[str] = []
+
+        def parts(name: str) -> Callable[[], list[np.ndarray]]:
+            def give() -> list[np.ndarray]:
+                if name == stop_at:
+                    raise KeyboardInterrupt
+                asked.append(name)
+                return [self.tensors[name]]
+
+            return give
+
+        with WeightFile(self.path) as file:
+            for name, array in self.tensors.items():
+                file.store(name, "float32", array.shape, parts(name))
+        assert file.spec().sha256 == sha256_of(self.path)
+        return asked
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    Store(tmp_path / "whole" / "w.data", monkeypatch).write()
+    stopped = Store(tmp_path / "cut" / "w.data", monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.write("t4")
+    return stopped
+
+
+def same(store: Store) -> bool:
+    return store.path.read_bytes() == (store.path.parents[1] / "whole" / "w.data").read_bytes()
+
+
+def test_a_weight_file_goes_on_behind_its_last_whole_tensor(store: Store) -> None:
+    assert store.write() == ["t4", "t5"]
+    assert same(store)
+
+
+@pytest.mark.parametrize("cut", [2, 30, 200])
+def test_a_journal_with_a_torn_tail(store: Store, cut: int) -> None:
+    journal = journal_of(store.path)
+    journal.write_bytes(journal.read_bytes()[:-cut])
+    assert 2 < len(store.write()) < 6
+    assert same(store)
+
+
+def test_a_journal_that_is_no_journal(store: Store) -> None:
+    for content in (b"", b"\xff\xfe", b'{"a": 1}\n', b"[1, 2]\n", b'["t0", -5, 3, "FLOAT", [1], "x"]\n'):
+        journal_of(store.path).write_bytes(content)
+        assert len(store.write()) == 6
+        assert same(store)
+
+
+def test_a_journal_that_claims_what_is_not_there(store: Store) -> None:
+    data = bytearray(store.path.read_bytes())
+    data[2500] ^= 1
+    store.path.write_bytes(data)
+    assert store.write() == ["t2", "t3", "t4", "t5"]
+    assert same(store)
+    store.path.write_bytes(data[:1000])
+    assert len(store.write()) == 6
+    assert same(store)
+
+
+def test_a_journal_of_other_tensors(store: Store) -> None:
+    store.tensors = {**dict(list(store.tensors.items())[:2]), "new": np.ones(7, np.float32)}
+    assert store.write() == ["new"]
+    assert store.path.stat().st_size == store.path.read_bytes().rindex(np.float32(1).tobytes()) + 4
+
+
+def test_bytes_that_a_bundle_shares_are_not_written_over(store: Store, tmp_path: Path) -> None:
+    bundle = tmp_path / "shared.data"
+    bundle.hardlink_to(store.path)
+    before = bundle.read_bytes()
+    store.tensors = {"t0": np.zeros(3000, np.float32)}
+    store.write()
+    assert bundle.read_bytes() == before
+
+
+def interrupt_at_the_end(model: Path, out: Path, **changes: Any) -> None:
+    """Leaves all stages finished."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def stop(*unused: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr("glimpse_export.work.WorkFolder.assemble", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(model, out, **changes)
+
+
+def test_only_the_stage_that_an_option_changes_is_built_again(model: Path, out: Path, tmp_path: Path) -> None:
+    interrupt_at_the_end(model, out)
+    mixed = Precision.choose(None, vision="int8")
+    outcome = run(model, out, precision=mixed, max_context=2048)
+    assert outcome.built == ("vision",)
+    assert outcome.taken_over == ("embedding", "score", "text")
+    assert not work_of(out).exists()
+    undisturbed = run(model, tmp_path / "other", precision=mixed, max_context=2048).folder
+    assert hashes(out) == hashes(undisturbed)
+
+
+def test_a_finished_stage_that_was_damaged_is_built_again(model: Path, out: Path, golden_bundle: Path) -> None:
+    interrupt_at_the_end(model, out)
+    data = next(work_of(out).glob("vision-*/vision.data"))
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    next(work_of(out).glob("score-*/finished.json")).write_text("{")
+    assert run(model, out).built == ("vision", "score")
+    assert hashes(out) == hashes(golden_bundle)
+
+
+@pytest.mark.parametrize("part", ["base/model.safetensors", "adapter/new_modules_gp.pt"])
+def test_other_sources_are_not_mixed_with_old_work(model: Path, out: Path, tmp_path: Path, part: str) -> None:
+    import torch
+    from safetensors.numpy import load_file, save_file
+
+    interrupt_at_the_end(model, out)
+    if part.startswith("base"):
+        tensors = load_file(model / part)
+        tensors["visual.merger.mlp.0.weight"] = tensors["visual.merger.mlp.0.weight"][::-1].copy()
+        save_file(tensors, model / part)
+    else:
+        modules = torch.load(model / part, weights_only=True)
+        modules["attn_fuser"]["attn_in_proj.bias"] = modules["attn_fuser"]["attn_in_proj.bias"] + 1
+        torch.save(modules, model / part)
+    outcome = run(model, out)
+    assert outcome.built == (STAGES if part.startswith("base") else ("score", "text"))
+    assert hashes(out) == hashes(run(model, tmp_path / "again").folder)
+
+
+def test_an_unchanged_export_is_done_already(model: Path, out: Path) -> None:
+    assert run(model, out).built == STAGES
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    start = time.monotonic()
+    outcome = run(model, out)
+    assert outcome.unchanged
+    assert time.monotonic() - start < 2
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    moved = model.rename(model.with_name("moved"))
+    assert run(moved, out).unchanged
+    with pytest.raises(OutputError, match="of another model, options or version; replace it with --force"):
+        run(moved, out, precision=Precision.choose("fp16"))
+    (out / "score.data").write_bytes(b"")
+    with pytest.raises(OutputError, match=r"is a damaged bundle .*score\.data.*--force"):
+        run(moved, out)
+    assert run(moved, out, force=True).built == STAGES
+
+
+def test_what_was_hashed_when_it_was_written_is_not_hashed_again(
+    model: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("glimpse_runtime.bundle._HASH_EACH_LOAD_BYTES", 0)
+    run(model, out)
+    hashed: list[Path] = []
+    monkeypatch.setattr("glimpse_runtime.bundle.sha256_of", hashed.append)
+    Bundle.open(out)
+    assert hashed == []
+
+
+def test_the_stamps_speak_of_no_place(model: Path, out: Path) -> None:
+    run(model, out)
+    assert set(Bundle.open(out).manifest.stamps) == set(STAGES)
+    assert str(model.parent) not in (out / "manifest.json").read_text()
+
+
+def test_force_begins_from_nothing_and_goes_on_after_an_interruption(model: Path, out: Path) -> None:
+    interrupt_at_the_end(model, out)
+    with failing_write(300_000, KeyboardInterrupt()), pytest.raises(KeyboardInterrupt):
+        run(model, out, force=True)
+    outcome = run(model, out, force=True)
+    assert "text" in outcome.built
+    assert "embedding" in outcome.taken_over
+    interrupt_at_the_end(model, out, force=True)
+    shutil.rmtree(out)
+    interrupt_at_the_end(model, out)
+    (work_of(out) / "forced").unlink()
+    assert run(model, out, force=True).built == STAGES
+
+
+def test_an_interrupted_replacement_is_undone(model: Path, out: Path, golden_bundle: Path) -> None:
+    """Between the two renames only the old bundle is whole, and it is set aside."""
+    run(model, out)
+    work = work_of(out)
+    (work / "bundle").mkdir(parents=True)
+    out.rename(work / "old")
+    assert run(model, out).unchanged
+    assert hashes(out) == hashes(golden_bundle)
+    assert not work.exists()
+    (work / "bundle").mkdir(parents=True)
+    shutil.copytree(out, work / "old")
+    with pytest.raises(OutputError, match=r"lies in .*old: move it away"):
+        run(model, out, force=True)
+    assert hashes(work / "old") == hashes(golden_bundle)
+
+
+def test_what_is_not_an_exports_stays_in_the_work_folder(model: Path, out: Path) -> None:
+    work_of(out).mkdir()
+    (work_of(out) / "thesis.txt").write_text("important")
+    run(model, out)
+    assert [path.name for path in work_of(out).iterdir()] == ["thesis.txt"]
+
+
+def test_without_links_files_are_copied(
+    model: Path, out: Path, golden_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*unused: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    run(model, out)
+    assert hashes(out) == hashes(golden_bundle)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from glimpse_export.work import WorkFolder
+with WorkFolder.opened(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_export_into_the_same_place_is_refused(model: Path, out: Path, golden_bundle: Path) -> None:
+    path = os.pathsep.join(str(ROOT / part) for part in ("runtime", "export", "models"))
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(out)], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(OutputError, match=f"another export into {out} is running"):
+            run(model, out)
+        holder.send_signal(signal.SIGKILL)
+    run(model, out)
+    assert hashes(out) == hashes(golden_bundle)
+
+
+def test_large_files_are_hashed_once_until_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("glimpse_export.hashes._REMEMBERED_FROM_BYTES", 4)
+    said: list[str] = []
+    blob = tmp_path / "blobs" / ("0" * 64)
+    blob.parent.mkdir()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"first content")
+    first = content_sha256(file, said.append)
+    assert first == sha256_of(file)
+    assert content_sha256(file, said.append) == first
+    assert said == ["hashing model.safetensors"]
+    state = file.stat()
+    file.write_bytes(b"other content")
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert content_sha256(file, said.append) == sha256_of(file) != first
+    next((tmp_path / "cache" / "hashed").iterdir()).write_text("{")
+    assert content_sha256(file, said.append) == sha256_of(file)
+    link = tmp_path / "snapshot.safetensors"
+    file.rename(blob)
+    link.symlink_to(blob)
+    with pytest.raises(CheckpointError, match=r"snapshot\.safetensors is damaged: it is not what the hub has"):
+        content_sha256(link, said.append)
+    with pytest.raises(CheckpointError, match="cannot read"):
+        content_sha256(file, said.append)
+
+
+def test_the_hash_of_shards_is_that_of_their_list(tmp_path: Path) -> None:
+    for name in ("b.safetensors", "a.safetensors"):
+        (tmp_path / name).write_bytes(name.encode())
+    shards = {name: sha256_of(tmp_path / name) for name in ("b.safetensors", "a.safetensors")}
+    listed = subprocess.run(
+        "sha256sum *.safetensors | sha256sum", shell=True, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert Sources(shards, "", None).base_sha256 == listed.stdout.split()[0]
+    assert Sources({"one": "abc"}, "", None).base_sha256 == "abc"
+
+
+def test_killed_exports_end_as_undisturbed_ones() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "fault" / "kill_export.py"), "--kills", "5", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["identical"]
+    assert report["kills"] == 5
