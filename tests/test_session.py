@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import json
 import os
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from glimpse_runtime.backends.ort import OrtEngine
 from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.cache import KVCache
 from glimpse_runtime.manifest import Profile
-from glimpse_runtime.pipeline import Pipeline
+from glimpse_runtime.pipeline import Pipeline, runs_of_rows
 from glimpse_runtime.session import DEFAULT_MAX_NEW_TOKENS
 
 QUESTION = "What colour is the circle?"
@@ -405,3 +406,31 @@ def test_peak_memory_is_that_of_the_process(pocket: Session, photo: np.ndarray) 
     peak = pocket.ask(photo, QUESTION).stats.peak_bytes
     assert peak is not None
     assert 50e6 < peak < 50e9
+
+
+@pytest.mark.parametrize("rows", [5, 64])
+def test_prefill_in_short_runs_changes_nothing(
+    golden_bundle: Path, golden: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    def answer() -> dict[str, np.ndarray]:
+        seen: dict[str, np.ndarray] = {}
+        case = json.loads((golden / "cases" / "A06_two_images.json").read_text())
+        images = [golden / "images" / Path(image["file"]).name for image in case["images"]]
+        with load(golden_bundle, trace=lambda name, value: seen.setdefault(name, value.copy())) as vlm:
+            ids = np.load(golden / "cases" / "A06_two_images.npz")["input_ids"].ravel()
+            seen["tokens"] = np.array(vlm.ask_ids(images, ids, max_new_tokens=6).token_ids)
+        return seen
+
+    whole = answer()
+    monkeypatch.setattr("glimpse_runtime.pipeline.ROWS_AT_ONCE", rows)
+    parts = answer()
+    assert whole.keys() == parts.keys()
+    for name in whole:
+        np.testing.assert_allclose(parts[name], whole[name], atol=2e-5, err_msg=name)
+
+
+def test_runs_of_rows() -> None:
+    assert runs_of_rows(3, 1) == [(0, 3)]
+    assert runs_of_rows(1025, 1) == [(0, 341), (341, 683), (683, 1025)]
+    assert runs_of_rows(513, 400) == [(0, 113), (113, 513)]
+    assert runs_of_rows(600, 600) == [(0, 600)]

@@ -23,6 +23,9 @@ from glimpse_runtime.visual import Visual, VisualTokens, emit_trace
 
 Trace = Callable[[str, Array], None]
 
+# Prefill runs so many rows at a time at most: what attention and MLP need in between grows with it, speed does not.
+ROWS_AT_ONCE = 512
+
 
 @dataclass(frozen=True)
 class Prefix:
@@ -168,7 +171,6 @@ class Pipeline:
         self._lower_cache.length = 0
         with stats.stage("lower"):
             hidden, _ = self._run_lower(prompt.ids[:count], prompt.positions[:, :count], images, 0, interrupt)
-            self._lower_cache.length = count
             return Prefix(prompt.ids[:count].copy(), hidden, self._lower_cache.save())
 
     def prefill(
@@ -219,11 +221,8 @@ class Pipeline:
         self._emit("keep_rows", keep_rows)
         with stats.stage("upper"):
             self._upper_cache.length = 0
-            kept = np.ascontiguousarray(hidden[:, keep_rows])
-            out = self._upper.run(
-                {"hidden_in": kept, **self._step_inputs(positions[:, keep_rows], self._upper_cache)}, interrupt
-            )
-            self._upper_cache.length = len(keep_rows)
+            inputs = {"hidden_in": hidden[:, keep_rows]}
+            out = self._run_rows(self._upper, self._upper_cache, inputs, positions[:, keep_rows], 1, interrupt)[-1]
         self._emit_trace(out)
         self._emit("logits_step", out["logits"])
         self._emit_caches()
@@ -285,11 +284,38 @@ class Pipeline:
             glimpse_positions = positions[-1, -1] + 1 + np.arange(length)
             positions = np.concatenate([positions, np.tile(glimpse_positions, (3, 1))], axis=1)
             self._emit("glimpse_position_ids", positions[:, len(ids) :])
-        out = self._lower.run(
-            {"hidden_in": hidden, "glimpse_gate": gate, **self._step_inputs(positions, self._lower_cache)}, interrupt
-        )
-        self._emit_trace(out)
-        return out["hidden_out"], out.get("glimpse_attention")
+        inputs = {"hidden_in": hidden, "glimpse_gate": gate}
+        outputs = self._run_rows(self._lower, self._lower_cache, inputs, positions, max(glimpse_rows, 1), interrupt)
+        self._emit_trace(outputs[-1])
+        hidden_out = [out["hidden_out"] for out in outputs]
+        whole = hidden_out[0] if len(hidden_out) == 1 else np.concatenate(hidden_out, axis=1)
+        return whole, outputs[-1].get("glimpse_attention")
+
+    def _run_rows(
+        self,
+        engine: Engine,
+        cache: KVCache,
+        inputs: dict[str, Array],
+        positions: IntArray,
+        together: int,
+        interrupt: Interrupt,
+    ) -> list[dict[str, Array]]:
+        """Runs rows behind those in the cache, a run of them after the other, and returns the outputs of each.
+
+        Args:
+            engine: the graph.
+            cache: its cache, whose length grows.
+            inputs: (1, rows, width) arrays by name.
+            positions: (3, rows).
+            together: rows at the end that must not be parted.
+            interrupt: ends the request early.
+        """
+        outputs = []
+        for start, stop in runs_of_rows(positions.shape[1], together):
+            part = {name: np.ascontiguousarray(array[:, start:stop]) for name, array in inputs.items()}
+            outputs.append(engine.run({**part, **self._step_inputs(positions[:, start:stop], cache)}, interrupt))
+            cache.length += stop - start
+        return outputs
 
     def _step_inputs(self, positions: IntArray, cache: KVCache) -> dict[str, Array]:
         cos, sin = self._rope(positions)
@@ -336,3 +362,11 @@ class Pipeline:
             for cache in (self._lower_cache, self._upper_cache):
                 for name, buffer in cache.state.items():
                     self.trace(f"cache.{name}", buffer[0, :, : cache.length, : self.manifest.text.head_dim])
+
+
+def runs_of_rows(rows: int, together: int) -> list[tuple[int, int]]:
+    """Returns starts and stops of runs of about equal length, the last ``together`` rows in one run."""
+    count = -(-rows // ROWS_AT_ONCE)
+    starts = [min(rows * index // count, max(rows - together, 0)) for index in range(count)]
+    stops = [*starts[1:], rows]
+    return [(start, stop) for start, stop in zip(starts, stops, strict=True) if start < stop]
