@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as HFTokenizer
 
+from glimpse_export.certify import certified
 from glimpse_export.checkpoint import Checkpoint
 from glimpse_export.errors import CheckpointError
 from glimpse_export.graphs.builder import GraphBuilder
@@ -94,7 +95,7 @@ def write_bundle(checked: Plan, folder: Path, progress: Progress) -> None:
     files = {
         path.name: FileSpec(path.stat().st_size, sha256_of(path)) for path in sorted(folder.iterdir()) if path.is_file()
     }
-    manifest = build_manifest(checked, stages, embedding, prompt, files)
+    manifest = certified(checked, folder, build_manifest(checked, stages, embedding, prompt, files), progress)
     (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
 
 
