@@ -17,7 +17,7 @@ from glimpse_export.certify.cuts import GraphFile
 from glimpse_runtime.types import Array
 
 _BLOCK = 128
-_CHUNK_VALUES = 1 << 21
+_CHUNK_VALUES = 1 << 19
 # A weight half way between two integers may go to either; float32 decides within this share of a step.
 _HALF_STEP = 0.5 + 1e-3
 _SCALE_TOLERANCE = 1e-5
@@ -144,13 +144,18 @@ class StoredMatrix:
                 stored = part.view(kind).reshape(original.shape).float()
             else:
                 stored = self._raw[:, start:stop].t().float()
-            return stored, int((stored != original.to(kind).float()).sum())
+            return stored, int(torch.count_nonzero(stored != original.to(kind).float()))
         assert self._raw is not None
         assert self._scales is not None
         four = self._kind == onnx.TensorProto.INT4
-        values = _unpacked(self._raw[:, start // 2 : stop // 2]) if four else self._raw[:, start:stop]
-        scales = self._scales[start:stop].contiguous()
-        return _judge_blocks(original, values.t().contiguous().float(), scales, 4 if four else 8)
+        part = self._raw[:, start // 2 : stop // 2] if four else self._raw[:, start:stop]
+        integers = torch.empty(original.shape)
+        if four:
+            packed = part.t().contiguous()
+            integers[0::2], integers[1::2] = (packed << 4) >> 4, packed >> 4
+        else:
+            integers.copy_(part.t())
+        return _judge_blocks(original, integers, self._scales[start:stop].contiguous(), 4 if four else 8)
 
 
 def _read(where: tuple[Path, Any], start: int = 0, count: int | None = None) -> torch.Tensor:
@@ -177,11 +182,6 @@ def as_tensor(array: Array) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, np.float32))
 
 
-def _unpacked(packed: torch.Tensor) -> torch.Tensor:
-    """(n, m) bytes to (n, 2m) signed numbers of four bits: the low half comes first."""
-    return torch.stack([(packed << 4) >> 4, packed >> 4], -1).reshape(len(packed), -1)
-
-
 def _judge_blocks(
     weights: torch.Tensor, integers: torch.Tensor, scales: torch.Tensor, bits: int
 ) -> tuple[torch.Tensor, int]:
@@ -192,7 +192,7 @@ def _judge_blocks(
     if fill:
         weights, integers = (torch.nn.functional.pad(x, (0, fill)) for x in (weights, integers))
     cut = weights.reshape(rows, blocks, _BLOCK)
-    stored = integers.reshape(rows, blocks, _BLOCK) * scales[..., None]
+    stored = integers.reshape(rows, blocks, _BLOCK).mul_(scales[..., None])
     top = 2 ** (bits - 1) - 1
     reach = cut.abs().amax(2) / scales
     fits = (reach - top).abs() <= top * _SCALE_TOLERANCE
@@ -200,6 +200,8 @@ def _judge_blocks(
         fits |= (reach - top - 1).abs() <= top * _SCALE_TOLERANCE
     fits |= (reach == 0) & (scales > 0)
     wrong = int((~fits).sum())
-    nearest = torch.minimum(torch.maximum(cut, -(top + 1) * scales[..., None]), top * scales[..., None])
-    wrong += int(((nearest - stored).abs_() > _HALF_STEP * scales[..., None]).sum())
+    # Beyond the largest integer the nearest value is that integer, however far away; below, the scale reaches.
+    error = torch.minimum(cut, top * scales[..., None]).sub_(stored).abs_()
+    if (error.amax(2) > _HALF_STEP * scales).any():
+        wrong += int(torch.count_nonzero(error > _HALF_STEP * scales[..., None]))
     return stored.reshape(rows, -1)[:, :columns], wrong

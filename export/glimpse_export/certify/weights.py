@@ -1,6 +1,7 @@
 """The two sets of weights a layer is run with: the checkpoint's, and what the bundle holds in their place."""
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -9,6 +10,7 @@ from glimpse_export.certify.stored import StoredWeights, as_tensor
 from glimpse_runtime.types import FloatArray
 
 MEASURE = "wrong_weights"
+_READERS = 2
 _BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4}
 
 
@@ -22,7 +24,9 @@ class WeightCheck:
 
     def originals(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """Returns the checkpoint's tensors."""
-        return {name: as_tensor(self._read(name)) for name in names}
+        wanted = list(names)
+        with ThreadPoolExecutor(_READERS) as pool:
+            return dict(zip(wanted, pool.map(lambda name: as_tensor(self._read(name)), wanted), strict=True))
 
     def swap(
         self, weights: dict[str, torch.Tensor], stored: StoredWeights, stage: str, layer: int | None, precision: str
