@@ -30,7 +30,7 @@ def golden_bundle(tmp_path_factory: pytest.TempPathFactory, golden: Path) -> Pat
     from glimpse_export import ExportOptions, export
 
     out = tmp_path_factory.mktemp("golden") / "bundle"
-    options = ExportOptions(str(golden / "base"), str(golden / "adapter"), tokenizer=False, certify="off")
+    options = ExportOptions(str(golden / "base"), str(golden / "adapter"), tokenizer=False)
     return export(options, out)
 
 
