@@ -33,11 +33,10 @@ def golden_bundle(tmp_path_factory: pytest.TempPathFactory, golden: Path) -> Pat
     """The golden model as a bundle without a tokenizer."""
     pytest.importorskip("onnx_ir")
     pytest.importorskip("torch")
-    from glimpse_export import ExportOptions, export
+    from glimpse_export import export
 
     out = tmp_path_factory.mktemp("golden") / "bundle"
-    options = ExportOptions(str(golden / "base"), str(golden / "adapter"), tokenizer=False)
-    return export(options, out)
+    return export(options(golden), out)
 
 
 @pytest.fixture
@@ -102,10 +101,12 @@ def assert_one_clear_line(done: subprocess.CompletedProcess[str], *parts: str, c
 
 
 def options(model: Path, **changes: Any) -> "ExportOptions":
-    """An export of a model folder, without a tokenizer where nothing else is said."""
+    """An export of a model folder, without tokenizer and certificate where nothing else is said."""
     from glimpse_export import ExportOptions
 
-    return ExportOptions(str(model / "base"), str(model / "adapter"), **{"tokenizer": False, **changes})
+    return ExportOptions(
+        str(model / "base"), str(model / "adapter"), **{"tokenizer": False, "certify": "off", **changes}
+    )
 
 
 def edit_json(path: Path, **changes: Any) -> None:

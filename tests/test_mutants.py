@@ -84,7 +84,8 @@ class World:
 
 
 def exported(folder: Path, adapter: Path, out: Path) -> Bundle:
-    return Bundle.open(export(ExportOptions(str(folder / "base"), str(adapter), tokenizer=False, trace=True), out))
+    options = ExportOptions(str(folder / "base"), str(adapter), tokenizer=False, trace=True, certify="off")
+    return Bundle.open(export(options, out))
 
 
 @pytest.fixture(scope="module")

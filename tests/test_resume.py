@@ -21,7 +21,8 @@ pytest.importorskip("torch")
 
 from conftest import ROOT, assert_one_clear_line, options
 
-from glimpse_export import CheckpointError, OutputError
+from glimpse_export import CheckpointError, ExportError, OutputError
+from glimpse_export.errors import CertificateError
 from glimpse_export.exporter import Outcome, carry_out
 from glimpse_export.graphs import weights
 from glimpse_export.graphs.journal import journal_of
@@ -445,3 +446,48 @@ def test_killed_exports_end_as_undisturbed_ones() -> None:
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["identical"]
     assert report["kills"] == 5
+
+
+def test_a_certificate_is_a_stage_like_any_other(model: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    from glimpse_export.certify.walk import Walk
+
+    def interrupted(self: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Walk, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(model, out, certify="quick")
+    outcome = run(model, out, certify="quick")
+    assert outcome.built == ("certificate",)
+    assert outcome.taken_over == STAGES
+    assert "certificate.json" in Bundle.open(out).manifest.files
+    assert run(model, out, certify="quick").unchanged
+    with pytest.raises(OutputError, match="other"):
+        run(model, out)
+
+
+def test_a_missed_bound_keeps_the_work_and_says_where(model: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    from glimpse_export.graphs.decoder import DecoderAuthor
+
+    norm = DecoderAuthor._norm
+    monkeypatch.setattr(DecoderAuthor, "_norm", lambda self, g, x, name: norm(self, g, g.op("Neg", x), name))
+    with pytest.raises(CertificateError, match="layer 0") as caught:
+        run(model, out, certify="quick")
+    assert not out.exists()
+    certificate = next(work_of(out).glob("certificate-*/certificate.json"))
+    assert str(certificate) in str(caught.value)
+    assert json.loads(certificate.read_text())["passed"] is False
+    assert list(work_of(out).glob("text-*/lower.onnx"))
+
+
+def test_what_certification_needs_is_missed_before_the_work(
+    model: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ExportError, match=r"transformers.*--certify off"):
+        run(model, out, certify="quick")
+    assert not work_of(out).exists() or not list(work_of(out).glob("*-*"))
+    run(model, out)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from glimpse_export.options import DEFAULT_DIALECT, DIALECT_NAMES
+from glimpse_export.options import CERTIFY_LEVELS, DEFAULT_DIALECT, DIALECT_NAMES
 from glimpse_export.precision import CACHE_PRECISIONS, PRECISIONS, Precision
 from glimpse_models import find
 from glimpse_models.listing import listing
@@ -57,6 +57,12 @@ _COUNT = click.IntRange(min=1)
     default=DEFAULT_DIALECT,
     help="Family of inference engines the graphs are written for.",
 )
+@click.option(
+    "--certify",
+    type=click.Choice(CERTIFY_LEVELS),
+    default="quick",
+    help="Check the bundle against the original before it appears.",
+)
 @click.option("--dry-run", is_flag=True, help="Check everything and print graphs, shapes and sizes; write nothing.")
 @click.option("--force", is_flag=True, help="Begin from nothing, and replace a bundle that is already there.")
 @click.option("--debug", is_flag=True, help="Show where an error comes from.")
@@ -101,6 +107,7 @@ def export_model(options: dict[str, Any]) -> None:
         max_context=options["max_context"],
         max_visual_tokens=options["max_visual_tokens"],
         tokenizer=not options["no_tokenizer"],
+        certify=options["certify"],
         force=options["force"],
     )
     if options["dry_run"]:

@@ -4,10 +4,16 @@ ExportError
 ├── ModelNotFoundError      no such model name, hub id or folder
 ├── CheckpointError         files or tensors are missing, damaged or of the wrong shape
 ├── UnsupportedError        the model asks for something this version cannot export
-└── OutputError             the bundle cannot be written where it was asked for
+├── OutputError             the bundle cannot be written where it was asked for
+└── CertificateError        the bundle does not compute what the original computes
 """
 
+from typing import TYPE_CHECKING
+
 from glimpse_runtime.errors import GlimpseError
+
+if TYPE_CHECKING:
+    from glimpse_export.certify.record import Certificate
 
 
 class ExportError(GlimpseError):
@@ -28,3 +34,16 @@ class UnsupportedError(ExportError):
 
 class OutputError(ExportError):
     """The bundle cannot be written where it was asked for."""
+
+
+class CertificateError(ExportError):
+    """The bundle does not compute what the original computes, or that cannot be checked.
+
+    Attributes:
+        certificate: what was found, None when nothing could be checked.
+    """
+
+    def __init__(self, message: str, certificate: "Certificate | None" = None) -> None:
+        """Keeps the certificate."""
+        super().__init__(message)
+        self.certificate = certificate

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from glimpse_export.certify import CERTIFICATE_NAME, certify, require_libraries
 from glimpse_export.errors import OutputError
 from glimpse_export.graphs.builder import stage_spec
 from glimpse_export.manifest import draft_manifest, without_files
@@ -17,7 +18,7 @@ from glimpse_export.planning import Plan, plan
 from glimpse_export.runner import StageRunner
 from glimpse_export.sources import read_sources
 from glimpse_export.stages import WEIGHT_STAGES
-from glimpse_export.stamps import file_spec, stamp_of
+from glimpse_export.stamps import code_of, file_spec, stamp_of
 from glimpse_export.tokenizer import TOKENIZER, copy_tokenizer, read_prompt
 from glimpse_export.work import WorkFolder, stage_folder
 from glimpse_runtime.atomic import write_text
@@ -76,6 +77,8 @@ def carry_out(options: ExportOptions, out: Path, progress: Progress = lambda mes
     place = checked_output(out)
     with _explained(out), WorkFolder.opened(place) as work:
         checked_output(out)  # once more: an interrupted export's replacement may have been undone
+        if options.certify != "off":
+            require_libraries()
         progress("reading configuration and tensor headers")
         checked = plan(options)
         draft = _draft(checked, progress)
@@ -87,13 +90,13 @@ def carry_out(options: ExportOptions, out: Path, progress: Progress = lambda mes
             return Outcome(out)
         runner = StageRunner(work.path, progress)
         with _room(checked, work, draft.stamps, out):
-            write_bundle(checked, draft, work, runner)
+            write_bundle(checked, draft, work, runner, progress)
             work.put_in_place()
         Bundle(place, _read_manifest(place)).mark_as_verified()
     return Outcome(out, tuple(runner.built), tuple(runner.taken_over))
 
 
-def write_bundle(checked: Plan, draft: Manifest, work: WorkFolder, runner: StageRunner) -> None:
+def write_bundle(checked: Plan, draft: Manifest, work: WorkFolder, runner: StageRunner, progress: Progress) -> None:
     """Builds or takes over all stages, and puts them together in the work folder."""
     for stage in WEIGHT_STAGES:
         runner.run(stage.name, draft.stamps[stage.name], partial(stage.build, checked))
@@ -104,6 +107,11 @@ def write_bundle(checked: Plan, draft: Manifest, work: WorkFolder, runner: Stage
     manifest = dataclasses.replace(
         draft, stages={path.stem: stage_spec(path) for path in graphs}, files=dict(sorted(runner.files.items()))
     )
+    if checked.options.certify != "off":
+        build = partial(_build_certificate, checked, folder, manifest, progress)
+        runner.run("certificate", draft.stamps["certificate"], build)
+        work.add(folder, runner.paths[CERTIFICATE_NAME])
+        manifest = dataclasses.replace(manifest, files=dict(sorted(runner.files.items())))
     write_text(folder / MANIFEST_NAME, manifest.to_json())
 
 
@@ -114,11 +122,21 @@ def _draft(checked: Plan, progress: Progress) -> Manifest:
     stamps = {stage.name: stamp_of(stage.name, stage.stamp_facts(checked, sources)) for stage in WEIGHT_STAGES}
     if sources.tokenizer is not None:
         stamps["tokenizer"] = stamp_of("tokenizer", {"file": sources.tokenizer})
+    level = checked.options.certify
+    if level != "off":
+        stamps["certificate"] = stamp_of("certificate", {"stages": stamps, "level": level, "code": code_of("certify")})
     return draft_manifest(checked, sources, stamps, prompt)
 
 
 def _build_tokenizer(checked: Plan, folder: Path) -> dict[str, FileSpec]:
     return {TOKENIZER: file_spec(copy_tokenizer(checked, folder))}
+
+
+def _build_certificate(
+    checked: Plan, bundle: Path, manifest: Manifest, progress: Progress, folder: Path
+) -> dict[str, FileSpec]:
+    certify(checked, bundle, manifest, checked.options.certify, progress, folder)
+    return {CERTIFICATE_NAME: file_spec(folder / CERTIFICATE_NAME)}
 
 
 def _require_same(place: Path, draft: Manifest, out: Path) -> None:

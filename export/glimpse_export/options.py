@@ -6,6 +6,7 @@ from glimpse_export.precision import Precision
 
 DEFAULT_DIALECT = "ort"
 DIALECT_NAMES = (DEFAULT_DIALECT,)
+CERTIFY_LEVELS = ("full", "quick", "off")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class ExportOptions:
         max_visual_tokens: largest image in visual tokens; None follows from pixels and context.
         tokenizer: False makes a bundle that takes token ids only.
         trace: True adds intermediate states to the graphs' outputs, for conformance tests.
+        certify: how thoroughly the bundle is checked against the original: ``full``, ``quick`` or ``off``.
         force: True begins from nothing, and replaces a bundle that is already there.
     """
 
@@ -34,4 +36,5 @@ class ExportOptions:
     max_visual_tokens: int | None = None
     tokenizer: bool = True
     trace: bool = False
+    certify: str = "quick"
     force: bool = False

@@ -20,14 +20,19 @@ def stamp_of(stage: str, facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@cache
 def exporter_code() -> str:
     """Returns a hash of the modules that write weights and graphs, so that a changed one is never mixed with old work.
 
     Only ``graphs`` and the package's own modules count: other subpackages look at what these have written.
     """
+    return code_of("", "graphs")
+
+
+@cache
+def code_of(*folders: str) -> str:
+    """Returns a hash of the modules directly in some folders of this package."""
     digest = hashlib.sha256()
-    for path in sorted([*_PACKAGE.glob("*.py"), *(_PACKAGE / "graphs").rglob("*.py")]):
+    for path in sorted(path for folder in folders for path in (_PACKAGE / folder).glob("*.py")):
         digest.update(f"{path.relative_to(_PACKAGE).as_posix()}\0{sha256_of(path)}\n".encode())
     return digest.hexdigest()
 

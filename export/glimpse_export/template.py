@@ -68,6 +68,15 @@ def cut_template(source: str, where: str) -> PromptSpec:
     return pieces
 
 
+def render_template(source: str, where: str, messages: Sequence[Message]) -> str:
+    """Returns what a chat template makes of a conversation, ending where the next answer starts.
+
+    Raises:
+        UnsupportedError: it cannot be rendered.
+    """
+    return _Renderer(source, where)(messages)
+
+
 def compose(pieces: PromptSpec, messages: Sequence[Message]) -> str:
     """Puts a conversation together from pieces, ending where the next answer starts."""
     text = ""

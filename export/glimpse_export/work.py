@@ -79,13 +79,17 @@ class WorkFolder:
         """Returns a folder with all files of a bundle; they stay where they are as well."""
         shutil.rmtree(self._bundle, ignore_errors=True)
         self._bundle.mkdir()
-        for name, path in paths.items():
-            try:
-                (self._bundle / name).hardlink_to(path)
-            except OSError:  # not every file system has links
-                shutil.copy2(path, self._bundle / name)
-                sync(self._bundle / name)
+        for path in paths.values():
+            self.add(self._bundle, path)
         return self._bundle
+
+    def add(self, bundle: Path, path: Path) -> None:
+        """Puts a file of a finished stage into an assembled bundle as well."""
+        try:
+            (bundle / path.name).hardlink_to(path)
+        except OSError:  # not every file system has links
+            shutil.copy2(path, bundle / path.name)
+            sync(bundle / path.name)
 
     def put_in_place(self) -> None:
         """Renames the assembled bundle to its place and removes the work; a bundle that was there is replaced."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from glimpse_runtime.atomic import write_text
 from glimpse_runtime.errors import BundleDamagedError, BundleFormatError, BundleNotFoundError
-from glimpse_runtime.manifest import MANIFEST_NAME, Manifest
+from glimpse_runtime.manifest import MANIFEST_NAME, EmbeddingSpec, Manifest
 from glimpse_runtime.manifest_checks import check_values
 from glimpse_runtime.types import Array, FloatArray, IntArray
 
@@ -79,11 +79,7 @@ class Bundle:
 
     def embedding(self) -> "EmbeddingTable":
         """Returns the memory-mapped token embedding table."""
-        spec = self.manifest.embedding
-        stored = np.memmap(
-            self.path(spec.file), _EMBEDDING_DTYPES[spec.dtype], mode="r", shape=(spec.rows, spec.columns)
-        )
-        return EmbeddingTable(stored, spec.dtype)
+        return open_table(self.path(self.manifest.embedding.file), self.manifest.embedding)
 
     def _is_inside(self, name: str) -> bool:
         target = (self.folder / name).resolve()
@@ -174,6 +170,12 @@ class EmbeddingTable:
             (rows.astype(np.uint32) << 16).view(np.float32) if self.dtype == "bfloat16" else rows.astype(np.float32)
         )
         return widened
+
+
+def open_table(path: Path, spec: EmbeddingSpec) -> EmbeddingTable:
+    """Returns a memory-mapped token embedding table."""
+    stored = np.memmap(path, _EMBEDDING_DTYPES[spec.dtype], mode="r", shape=(spec.rows, spec.columns))
+    return EmbeddingTable(stored, spec.dtype)
 
 
 def sha256_of(path: Path) -> str:

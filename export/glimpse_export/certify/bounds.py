@@ -1,0 +1,47 @@
+"""What a figure may be, by precision: the one table; docs/certificate.md gives the reasons."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The largest relative L2 errors that a precision may cause; None is measured, and not held against anything.
+
+    Attributes:
+        graph: of one layer's own contribution, against the same computation with the stored weights.
+        layer: of one layer's own contribution as the runtime computes it, against the original weights.
+        vision: of image embeddings and taps, errors of all blocks together.
+        hidden: of the hidden states after layer K.
+        attention: of the glimpse's attention map.
+        score: of the scorer's logits.
+        logits: of the answer's logits.
+    """
+
+    graph: float
+    layer: float
+    vision: float
+    hidden: float | None
+    attention: float | None
+    score: float | None
+    logits: float | None
+
+
+BOUNDS: Mapping[str, Bounds] = {
+    "fp32": Bounds(1e-4, 1e-4, vision=1e-3, hidden=1e-3, attention=1e-3, score=1e-3, logits=1e-3),
+    "fp16": Bounds(5e-3, 5e-3, vision=2e-2, hidden=2e-2, attention=3e-2, score=5e-2, logits=5e-2),
+    "bf16": Bounds(1e-4, 1e-2, vision=5e-2, hidden=5e-2, attention=1e-1, score=1e-1, logits=1e-1),
+    "int8": Bounds(1e-4, 5e-2, vision=2e-1, hidden=1.5e-1, attention=2.5e-1, score=4e-1, logits=3e-1),
+    "int4": Bounds(1e-4, 4e-1, vision=8e-1, hidden=8e-1, attention=None, score=None, logits=None),
+}
+
+
+def loosest(*precisions: str) -> Bounds:
+    """Returns the bounds of a figure that several precisions have a part in."""
+    parts = [BOUNDS[name] for name in precisions]
+
+    def widest(name: str) -> float | None:
+        values = [getattr(part, name) for part in parts]
+        return None if None in values else max(values)
+
+    return Bounds(**{field.name: widest(field.name) for field in fields(Bounds)})  # type: ignore[arg-type]

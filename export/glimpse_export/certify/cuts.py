@@ -1,0 +1,173 @@
+"""Cuts a written graph at named values and runs the pieces on their own, weights staying in the bundle's files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from glimpse_export.certify.record import Stop
+from glimpse_runtime.types import Array
+
+# What onnxruntime computes the products of integer weights in: float32, or eight-bit activations as at run time.
+EXACT, FAST = 0, 4
+_IR_VERSION = 10
+
+
+class GraphFile:
+    """One written graph, without its weights."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads the graph."""
+        self.path = path
+        self.proto = onnx.load(str(path), load_external_data=False)
+        graph = self.proto.graph
+        self._inputs = {value.name: value for value in graph.input}
+        self.outputs = [value.name for value in graph.output]
+        self.initializers = {tensor.name: tensor for tensor in graph.initializer}
+        self._maker = {name: node for node in graph.node for name in node.output if name}
+        self._order = {id(node): index for index, node in enumerate(graph.node)}
+
+    def has(self, value: str) -> bool:
+        """Whether there is a value of this name."""
+        return value in self._maker or value in self._inputs
+
+    def maker(self, value: str) -> Any:
+        """Returns the node that makes a value."""
+        return self._maker[value]
+
+    def multiplied_by_rows(self, name: str) -> bool:
+        """Whether a weight is multiplied as (outputs, inputs), as checkpoints store it, and not transposed."""
+        nodes = [node for node in self.proto.graph.node if name in node.input]
+        if len(nodes) == 1 and nodes[0].op_type == "Cast":
+            return self.multiplied_by_rows(nodes[0].output[0])
+        return any(node.op_type == "Gemm" for node in nodes)
+
+    def used_initializers(self) -> list[str]:
+        """Returns the weights and constants that some output depends on."""
+        return self._walk((), self.outputs)[2]
+
+    def cut(self, starts: Sequence[str], ends: Sequence[str], level: int = FAST) -> tuple[bytes, list[str]]:
+        """Returns the model between two sets of values, and the names of its inputs.
+
+        Args:
+            starts: values that become inputs, float32; those that the ends do not depend on are left out.
+            ends: values that become outputs.
+            level: what products of integer weights are computed in.
+
+        Raises:
+            Stop: there is no such value, or nothing to compute it from.
+        """
+        nodes, inputs, initializers = self._walk(starts, ends)
+        infos = [
+            self._inputs.get(name) or onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+            for name in inputs
+        ]
+        known = {value.name: value for value in self.proto.graph.output}
+        outputs = [known.get(name) or onnx.helper.make_empty_tensor_value_info(name) for name in ends]
+        weights = [self.initializers[name] for name in initializers]
+        graph = onnx.helper.make_graph([_at_level(node, level) for node in nodes], "cut", infos, outputs, weights)
+        model = onnx.helper.make_model(graph, opset_imports=self.proto.opset_import, ir_version=_IR_VERSION)
+        return model.SerializeToString(), inputs
+
+    def _walk(self, starts: Sequence[str], ends: Sequence[str]) -> tuple[list[Any], list[str], list[str]]:
+        nodes: dict[int, Any] = {}
+        inputs: dict[str, None] = {}
+        initializers: dict[str, None] = {}
+        waiting = list(ends)
+        seen: set[str] = set()
+        while waiting:
+            name = waiting.pop()
+            if not name or name in seen:
+                continue
+            seen.add(name)
+            if name in starts or name in self._inputs:
+                inputs[name] = None
+            elif name in self.initializers:
+                initializers[name] = None
+            elif name in self._maker:
+                node = self._maker[name]
+                nodes[self._order[id(node)]] = node
+                waiting += node.input
+            else:
+                raise Stop(f"{self.path.name} has no value {name!r}")
+        return [nodes[index] for index in sorted(nodes)], list(inputs), list(initializers)
+
+
+def _at_level(node: Any, level: int) -> Any:
+    """Returns a node that computes products of integer weights in the way of a level."""
+    if node.op_type != "MatMulNBits":
+        return node
+    changed = onnx.NodeProto()
+    changed.CopyFrom(node)
+    for attribute in changed.attribute:
+        if attribute.name == "accuracy_level":
+            attribute.i = level
+    return changed
+
+
+class Piece:
+    """A cut, loaded into onnxruntime."""
+
+    def __init__(self, graph: GraphFile, starts: Sequence[str], ends: Sequence[str], level: int = FAST) -> None:
+        """Loads the part of a graph between some values; see ``GraphFile.cut``.
+
+        Args:
+            graph: the graph.
+            starts: values that become inputs.
+            ends: values that become outputs.
+            level: what products of integer weights are computed in.
+        """
+        import onnxruntime
+
+        model, self.inputs = graph.cut(starts, ends, level)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.enable_mem_pattern = False
+        options.enable_cpu_mem_arena = False
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(graph.path.parent.resolve())
+        )
+        self._ends = list(ends)
+        self._types = {value.name: value.type.tensor_type.elem_type for value in graph.proto.graph.input}
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, values: Mapping[str, Array], state: Mapping[str, Array] | None = None) -> list[Array]:
+        """Runs the piece.
+
+        Args:
+            values: its inputs; those it does not have are passed over.
+            state: buffers of the KV cache by tensor name, extended in place.
+
+        Returns:
+            Its ends in order.
+        """
+        binding = self._session.io_binding()
+        keep_alive = []
+        for name in self.inputs:
+            if name.startswith("past."):
+                continue
+            array = np.require(values[name], self._dtype(name), "C")
+            keep_alive.append(array)
+            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        held = state or {}
+        for name, array in held.items():
+            binding.bind_input(f"past.{name}", "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name in self._ends:
+            if name.startswith("present."):
+                array = held[name[len("present.") :]]
+                binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            else:
+                binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding)
+        return [
+            value.numpy()
+            for name, value in zip(self._ends, binding.get_outputs(), strict=True)
+            if not name.startswith("present.")
+        ]
+
+    def _dtype(self, name: str) -> Any:
+        kind = self._types.get(name, onnx.TensorProto.FLOAT)
+        return onnx.helper.tensor_dtype_to_np_dtype(kind)

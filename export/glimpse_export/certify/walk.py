@@ -1,0 +1,219 @@
+"""The way of one certification: both sides through all stages, with one layer's weights in memory at a time."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from glimpse_export.certify import glimpse, measure
+from glimpse_export.certify.base import BaseModel, Cache, Layer
+from glimpse_export.certify.bounds import BOUNDS, loosest
+from glimpse_export.certify.decode import Answers, check_answers
+from glimpse_export.certify.decoder import DecoderCheck, State
+from glimpse_export.certify.entering import entering
+from glimpse_export.certify.head import HeadCheck
+from glimpse_export.certify.inputs import Inputs, prepare
+from glimpse_export.certify.inventory import check_inventory
+from glimpse_export.certify.record import Recorder
+from glimpse_export.certify.rows import Rows
+from glimpse_export.certify.score import ScoreCheck
+from glimpse_export.certify.stored import as_tensor
+from glimpse_export.certify.vision import Seen, VisionCheck
+from glimpse_export.certify.weights import MEASURE, WeightCheck
+from glimpse_export.checkpoint import read_json
+from glimpse_export.planning import Plan
+from glimpse_runtime.bundle import EmbeddingTable, open_table
+from glimpse_runtime.manifest import Manifest
+from glimpse_runtime.types import BoolArray
+
+_VECTOR_TOLERANCE = 1e-5
+_STEPS = {"quick": 1, "full": 8}
+
+
+class Walk:
+    """Everything one certification needs."""
+
+    def __init__(
+        self,
+        checked: Plan,
+        folder: Path,
+        manifest: Manifest,
+        level: str,
+        recorder: Recorder,
+        progress: Callable[[str], None],
+    ) -> None:
+        """Opens graphs and reference."""
+        self._checked, self._folder, self._manifest = checked, folder, manifest
+        self._level, self._recorder, self._progress = level, recorder, progress
+        self._architecture = checked.architecture
+        self._base = BaseModel(read_json(checked.folders.base / "config.json"))
+        self._weights = WeightCheck(checked.checkpoint.read, recorder)
+        self._tensors = {name: as_tensor(tensor) for name, tensor in checked.adapter.tensors.items()}
+        precision = manifest.precision
+        upstream = [precision[part] for part in ("vision", "lower", "kv_cache")]
+        self._middle_bounds = loosest(*upstream)
+        self._end_bounds = loosest(*upstream, precision["upper"], precision["head"])
+
+    @torch.no_grad()
+    def run(self) -> None:
+        """Checks all stages.
+
+        Raises:
+            Stop: nothing further can be measured; what was found is recorded.
+        """
+        manifest, count = self._manifest, self._architecture.lower_layers
+        self._progress("certificate: preprocessing")
+        inputs = prepare(self._checked, manifest, self._base, self._level, self._recorder)
+        lower, upper = (self._decoder(*part) for part in (("lower", range(count)), ("upper", self._upper_layers())))
+        vision = VisionCheck(
+            self._folder,
+            manifest,
+            self._architecture.vision,
+            self._architecture.scorer.taps,
+            self._base,
+            self._weights,
+            inputs,
+            self._recorder,
+            BOUNDS[manifest.precision["vision"]],
+        )
+        stored = {"vision": vision.stored, "lower": lower.stored, "upper": upper.stored}
+        check_inventory(self._checked, self._base, stored, self._recorder)
+        vectors = self._vectors(lower)
+        score = ScoreCheck(
+            self._folder,
+            manifest,
+            self._architecture,
+            self._tensors,
+            self._recorder,
+            BOUNDS[manifest.precision["score"]],
+            self._middle_bounds,
+        )
+        score.weights()
+        self._progress("certificate: vision")
+        seen = vision.run()
+        head = HeadCheck(
+            self._folder,
+            manifest,
+            self._architecture,
+            self._checked.checkpoint,
+            self._base,
+            upper,
+            self._weights,
+            self._recorder,
+            BOUNDS[manifest.precision["head"]],
+        )
+        head.table()
+        answers = Answers.of(inputs, _STEPS[self._level])
+        self._progress("certificate: lower layers")
+        reference = self._lower(lower, head, inputs, seen, vectors, answers)
+        self._progress("certificate: scorer")
+        maps = lower.stacked_maps(0), lower.stacked_maps(1)
+        worst = max(measure.relative_l2(*pair) for pair in zip(*maps, strict=True))
+        self._recorder.at_most("lower", None, "attention_relative_l2", worst, self._middle_bounds.attention)
+        kept = score.run(inputs, seen, maps)
+        self._progress("certificate: upper layers")
+        self._upper(upper, lower, head, kept, reference, answers)
+        if answers.steps > 1:
+            self._progress("certificate: decode")
+        check_answers(
+            answers,
+            self._base,
+            (lower, upper),
+            head,
+            self._weights,
+            self._embedding(),
+            self._recorder,
+            self._end_bounds,
+        )
+
+    def _decoder(self, stage: str, layers: range) -> DecoderCheck:
+        parts = (self._manifest.precision[stage], self._manifest.precision["kv_cache"])
+        return DecoderCheck(
+            stage,
+            layers,
+            self._folder,
+            self._manifest,
+            self._architecture,
+            self._weights,
+            self._recorder,
+            loosest(*parts),
+        )
+
+    def _upper_layers(self) -> range:
+        return range(self._architecture.lower_layers, self._architecture.text.layers)
+
+    def _embedding(self) -> EmbeddingTable:
+        return open_table(self._folder / self._manifest.embedding.file, self._manifest.embedding)
+
+    def _vectors(self, lower: DecoderCheck) -> torch.Tensor | None:
+        """The glimpse vectors; the graph's are compared with them."""
+        spec = self._architecture.glimpse
+        if not spec.length:
+            return None
+        vectors = glimpse.vectors(self._tensors, self._architecture)
+        for index, layer in enumerate(spec.layers):
+            if layer >= self._architecture.lower_layers:
+                continue
+            name = f"glimpse.{layer}"
+            wrong = vectors[index].numel()
+            if name in lower.stored.names:
+                found = lower.stored.compare(name, vectors[index])[0]
+                close = torch.isclose(found, vectors[index], rtol=_VECTOR_TOLERANCE, atol=_VECTOR_TOLERANCE)
+                wrong = int((~close).sum())
+            self._recorder.at_most("lower", layer, f"{MEASURE} {name}", wrong, 0)
+        return vectors
+
+    def _lower(
+        self,
+        lower: DecoderCheck,
+        head: HeadCheck,
+        inputs: Inputs,
+        seen: tuple[Seen, Seen],
+        vectors: torch.Tensor | None,
+        answers: Answers,
+    ) -> torch.Tensor:
+        """Runs layers 0..K on all prompts; returns the reference's rows."""
+        enter = entering(inputs, seen, self._embedding(), head, self._architecture)
+        rows = enter.rows
+        lower.start(rows, enter.ours, vectors, enter.gate)
+        lower.watch(enter.visual)
+        answers.begin(rows, enter.visual, np.asarray(enter.gate.any(1)))
+        out = self._read(lower, torch.from_numpy(enter.reference), rows, answers.cache, answers.states)
+        where = answers.is_prompt
+        prompts = rows.keep(where)
+        mine, theirs = prompts.split(np.concatenate(lower.ours)[where]), prompts.split(out.numpy()[where])
+        worst = max(measure.relative_l2(*pair) for pair in zip(mine, theirs, strict=True))
+        self._recorder.at_most("lower", None, "hidden_relative_l2", worst, self._middle_bounds.hidden)
+        return out
+
+    def _upper(
+        self,
+        upper: DecoderCheck,
+        lower: DecoderCheck,
+        head: HeadCheck,
+        kept: list[BoolArray],
+        reference: torch.Tensor,
+        answers: Answers,
+    ) -> None:
+        """Runs the layers after K on the rows that the reference keeps, and the head."""
+        rows = answers.prune(kept)
+        stay = answers.stay
+        mine = [values[stay[answers.rows.of(prompt)]] for prompt, values in enumerate(lower.ours)]
+        upper.start(rows, mine, None, None)
+        out = self._read(upper, reference[torch.from_numpy(stay)], rows, answers.cache, answers.states)
+        last = torch.stack([out[rows.of(prompt)][-1] for prompt in range(rows.prompts)])
+        answers.first(*head.check(upper.ours, last))
+
+    def _read(
+        self, part: DecoderCheck, entering: torch.Tensor, rows: Rows, cache: Cache | None, states: list[State]
+    ) -> torch.Tensor:
+        """Runs the reference through a part's layers, each of which checks the bundle's on the way."""
+        if not part.layers:
+            return entering
+
+        def visit(index: int, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
+            transient: list[State] = [{} for _ in states]
+            return part.visit(index, layer, hidden, cache, states if cache is not None else transient)
+
+        return self._base.read(entering, torch.from_numpy(rows.positions), rows.mask(), part.layers, visit)
