@@ -28,7 +28,9 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("precision")
     return {
         name: export(
-            ExportOptions("pocket", precision=Precision.choose(name), max_context=512, max_visual_tokens=256),
+            ExportOptions(
+                "pocket", precision=Precision.choose(name), max_context=512, max_visual_tokens=256, certify="off"
+            ),
             folder / name,
         )
         for name in PRECISIONS
@@ -105,7 +107,9 @@ def test_sizes_and_manifest_follow_the_precision(bundles: dict[str, Path], name:
 def test_parts_have_their_own_precision(tmp_path: Path, photo: np.ndarray) -> None:
     mixed = Precision.choose("int4", vision="fp16", head="bf16", kv_cache="fp16")
     assert (mixed.vision, mixed.lower, mixed.head, mixed.kv_cache) == ("fp16", "int4", "bf16", "fp16")
-    out = export(ExportOptions("pocket", precision=mixed, max_context=512, max_visual_tokens=256), tmp_path / "b")
+    out = export(
+        ExportOptions("pocket", precision=mixed, max_context=512, max_visual_tokens=256, certify="off"), tmp_path / "b"
+    )
     with load(out) as vlm:
         assert vlm.ask(photo, "Is there a star?").text
         assert vlm.memory_plan()["kv_cache_bytes"] > 0

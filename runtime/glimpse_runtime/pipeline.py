@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.cache import KVCache
 from glimpse_runtime.errors import PromptError
 from glimpse_runtime.interrupt import Interrupt
+from glimpse_runtime.manifest_checks import STAGES
 from glimpse_runtime.positions import TextRope
 from glimpse_runtime.preprocess import Grid, Patches
 from glimpse_runtime.prompt import Prompt, place
@@ -70,13 +72,17 @@ class Pipeline:
         self._lower_cache = KVCache(backend, manifest.stages["lower"].inputs, self._capacity)
         self._upper_cache = KVCache(backend, manifest.stages["upper"].inputs, self._capacity)
 
-        def load(name: str, state: dict[str, Array] | None = None) -> Engine:
-            stage = manifest.stages[name]
-            return backend.load(bundle.path(stage.file), stage, state or {})
+        states = {"lower": self._lower_cache.state, "upper": self._upper_cache.state}
 
-        self._visual = Visual(manifest, load("vision"), load("score"), self._emit)
-        self._lower = load("lower", self._lower_cache.state)
-        self._upper = load("upper", self._upper_cache.state)
+        def load(name: str) -> Engine:
+            stage = manifest.stages[name]
+            return backend.load(bundle.path(stage.file), stage, states.get(name, {}))
+
+        # Side by side: engines prepare weights on one core each.
+        with ThreadPoolExecutor(len(STAGES)) as pool:
+            engines = dict(zip(STAGES, pool.map(load, STAGES), strict=True))
+        self._lower, self._upper = engines["lower"], engines["upper"]
+        self._visual = Visual(manifest, engines["vision"], engines["score"], self._emit)
         self._step = Stepper(
             manifest,
             self._embedding,

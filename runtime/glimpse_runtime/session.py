@@ -23,7 +23,7 @@ from glimpse_runtime.interrupt import Interrupt, Interrupted
 from glimpse_runtime.locate import locate
 from glimpse_runtime.memory import memory_of_files
 from glimpse_runtime.pipeline import Pipeline, Trace
-from glimpse_runtime.preprocess import Grid, patch_grid, patchify
+from glimpse_runtime.preprocess import Grid, Patches, patch_grid, patchify
 from glimpse_runtime.prompt import Prompt, build_prompt, place
 from glimpse_runtime.pruning import Pruning
 from glimpse_runtime.request import (
@@ -339,9 +339,13 @@ class Session:
         self, scene: SceneState, pictures: Sequence[Image.Image], stats: Stats, interrupt: Interrupt
     ) -> None:
         pipeline = self._open_pipeline()
-        with stats.stage("preprocess"):
-            patches = [patchify(picture, self._image_rules) for picture in pictures]
-        scene.visual = [pipeline.encode(image, stats, interrupt) for image in patches]
+
+        def patches(picture: Image.Image) -> Patches:
+            with stats.stage("preprocess"):
+                return patchify(picture, self._image_rules)
+
+        # One after the other: patches take more memory than what is made of them.
+        scene.visual = [pipeline.encode(patches(picture), stats, interrupt) for picture in pictures]
 
     def _keeps_start(self, scene: SceneState, prompt: Prompt, always: bool) -> bool:
         """Whether the prompt's start is worth keeping: it has images and text after them, and there is room."""
