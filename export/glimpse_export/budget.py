@@ -55,7 +55,7 @@ def require_fit(plan: "Plan", budget: Budget) -> None:
         f"{gibibytes(budget.available_bytes)}{kept if budget.reserve_bytes else ''}; "
         f"most of it: {', '.join(f'{POSTS[post]} {gibibytes(size)}' for post, size in largest[:3])}"
     ]
-    found = list(alternatives(plan, budget))
+    found = alternatives(plan, budget)
     if found:
         lines.append("What would fit; add to the command:")
         width = max(len(choice.words) for choice in found)
@@ -103,10 +103,13 @@ def _changes(plan: "Plan") -> list[list[Change]]:
 
 
 def _precision_words(current: Precision, wanted: Precision) -> str:
-    """Parts are named where the command may have named them, or where they are not what the whole implies."""
-    named = current not in map(Precision.choose, PRECISIONS)
-    implied = Precision.choose(_SMALLEST)
-    parts = [part for part in Precision.parts() if named or getattr(wanted, part) != getattr(implied, part)]
+    """Parts are named where the command may have named them; the cache, which stays, where int4 implies another."""
+    named = replace(current, kv_cache=wanted.kv_cache) not in [
+        Precision.choose(name, kv_cache=wanted.kv_cache) for name in PRECISIONS
+    ]
+    parts = [part for part in Precision.parts() if named and part != "kv_cache"]
+    if wanted.kv_cache != Precision.choose(_SMALLEST).kv_cache:
+        parts.append("kv_cache")
     words = [f"--{part.replace('_', '-')}-precision {getattr(wanted, part)}" for part in parts]
     return " ".join([f"--precision {_SMALLEST}", *words])
 
