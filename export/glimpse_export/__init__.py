@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from glimpse_export.errors import (
+    BudgetError,
     CheckpointError,
     ExportError,
     ModelNotFoundError,
@@ -27,6 +28,7 @@ __getattr__ = lazy_names(
 )
 
 __all__ = [
+    "BudgetError",
     "CheckpointError",
     "ExportError",
     "ExportOptions",

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from glimpse_export.boards import BOARDS, Budget, parse_budget
 from glimpse_export.options import CERTIFY_LEVELS, DEFAULT_DIALECT, DIALECT_NAMES
 from glimpse_export.precision import CACHE_PRECISIONS, PRECISIONS, Precision
 from glimpse_models import find
@@ -13,6 +14,13 @@ from glimpse_models.listing import listing
 from glimpse_runtime import terminal
 
 _COUNT = click.IntRange(min=1)
+
+
+def _budget(context: click.Context, option: click.Parameter, value: str | None) -> Budget | None:
+    try:
+        return None if value is None else parse_budget(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -63,7 +71,15 @@ _COUNT = click.IntRange(min=1)
     default="quick",
     help="Check the bundle against the original before it appears.",
 )
-@click.option("--dry-run", is_flag=True, help="Check everything and print graphs, shapes and sizes; write nothing.")
+@click.option(
+    "--budget",
+    callback=_budget,
+    metavar="SIZE|BOARD",
+    help="Refuse what would need more memory at run time than 8GiB, 6000MB or the like, or than is left on a board: "
+    f"{', '.join(BOARDS)}.",
+)
+@click.option("--dry-run", is_flag=True, help="Check everything, print sizes, memory and times; write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: print the plan as one JSON object.")
 @click.option("--force", is_flag=True, help="Begin from nothing, and replace a bundle that is already there.")
 @click.option("--debug", is_flag=True, help="Show where an error comes from.")
 @click.option(
@@ -92,9 +108,12 @@ def run(**options: Any) -> None:
 
 def export_model(options: dict[str, Any]) -> None:
     """Plans, and unless it is a dry run writes the bundle."""
+    if options["as_json"] and not options["dry_run"]:
+        raise click.UsageError("--json prints a plan; use it with --dry-run")
     try:
         from glimpse_export import ExportOptions, plan
         from glimpse_export.exporter import carry_out
+        from glimpse_export.plan_text import describe, to_json
         from glimpse_runtime.manifest import MANIFEST_NAME, Manifest
     except ImportError as error:
         raise click.ClickException(f'{error.name} is not installed; run: pip install "glimpse-edge[export]"') from None
@@ -106,12 +125,14 @@ def export_model(options: dict[str, Any]) -> None:
         precision=_precision(options),
         max_context=options["max_context"],
         max_visual_tokens=options["max_visual_tokens"],
+        budget=options["budget"],
         tokenizer=not options["no_tokenizer"],
         certify=options["certify"],
         force=options["force"],
     )
     if options["dry_run"]:
-        click.echo(plan(request).describe())
+        checked = plan(request)
+        click.echo(to_json(checked) if options["as_json"] else describe(checked))
         return
     out = options["out"] or Path(f"{Path(options['model']).name.partition('@')[0]}-bundle")
     outcome = carry_out(request, out, _progress)

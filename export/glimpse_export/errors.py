@@ -3,6 +3,7 @@
 ExportError
 ├── ModelNotFoundError      no such model name, hub id or folder
 ├── CheckpointError         files or tensors are missing, damaged or of the wrong shape
+├── BudgetError             the model would need more memory at run time than it may have
 ├── UnsupportedError        the model asks for something this version cannot export
 ├── OutputError             the bundle cannot be written where it was asked for
 └── CertificateError        the bundle does not compute what the original computes
@@ -30,6 +31,10 @@ class CheckpointError(ExportError):
 
 class UnsupportedError(ExportError):
     """The model asks for something this version cannot export; it is refused rather than ignored."""
+
+
+class BudgetError(ExportError):
+    """The model would need more memory at run time than it may have."""
 
 
 class OutputError(ExportError):

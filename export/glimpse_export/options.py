@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from glimpse_export.boards import Budget
 from glimpse_export.precision import Precision
 
 DEFAULT_DIALECT = "ort"
@@ -21,6 +22,7 @@ class ExportOptions:
         precision: what every stage's matrices are written in.
         max_context: rows of the KV cache; None is 4,096 or the model's limit.
         max_visual_tokens: largest image in visual tokens; None follows from pixels and context.
+        budget: refuse what would need more memory than this at run time; None refuses nothing.
         tokenizer: False makes a bundle that takes token ids only.
         trace: True adds intermediate states to the graphs' outputs, for conformance tests.
         certify: how thoroughly the bundle is checked against the original: ``full``, ``quick`` or ``off``.
@@ -34,6 +36,7 @@ class ExportOptions:
     precision: Precision = field(default_factory=Precision)
     max_context: int | None = None
     max_visual_tokens: int | None = None
+    budget: Budget | None = None
     tokenizer: bool = True
     trace: bool = False
     certify: str = "quick"

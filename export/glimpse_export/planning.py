@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from glimpse_export.adapter import Adapter
 from glimpse_export.architecture import Architecture
+from glimpse_export.budget import require_fit
 from glimpse_export.checkpoint import Checkpoint, read_json
 from glimpse_export.configuration import read_architecture
 from glimpse_export.errors import UnsupportedError
 from glimpse_export.graphs import decoder, vision
-from glimpse_export.graphs.dialects import DIALECTS, dialect
+from glimpse_export.graphs.dialects import DIALECTS
 from glimpse_export.image_rules import read_image_rules
 from glimpse_export.options import ExportOptions
 from glimpse_export.precision import STORED_DTYPES
@@ -19,7 +20,6 @@ from glimpse_runtime.manifest import ImageRules, Profile
 
 _DEFAULT_CONTEXT = 4096
 _TEXT_ROWS = 512
-_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -54,46 +54,17 @@ class Plan:
 
     def weight_bytes(self) -> dict[str, int]:
         """Returns the size of every file of weights in the bundle."""
-        return {stage.file: stage.nbytes(self) for stage in WEIGHT_STAGES}
+        return {stage.file: stage.layout(self).nbytes for stage in WEIGHT_STAGES}
 
-    def describe(self) -> str:
-        """Returns the plan as readable lines."""
-        text, tower = self.architecture.text, self.architecture.vision
-        scorer, glimpse = self.architecture.scorer, self.architecture.glimpse
-        lower = self.architecture.lower_layers
-        sizes = self.weight_bytes()
-        width = dialect(self.options.dialect).cache_width(text.head_dim)
-        kv_bytes = 2 * text.layers * text.kv_heads * width * self.profiles["context"].max * _FLOAT_BYTES
-        rows = [
-            ("model", f"{self.folders.name} ({self.folders.licence})"),
-            ("dialect", f"{self.options.dialect}, float32"),
-            (
-                "vision",
-                f"patches x {tower.patch_values} -> visual_tokens x {tower.out_size}; {tower.depth} blocks",
-            ),
-            (
-                "lower",
-                f"layers 0..{lower - 1} of {text.layers}, hidden {text.hidden_size}, "
-                f"attention read in layers {', '.join(map(str, glimpse.selected_layers))}",
-            ),
-            (
-                "score",
-                f"{len(scorer.taps)} blocks of {scorer.size}, taps {', '.join(map(str, scorer.taps))}, "
-                f"{'windowed' if scorer.windowed else 'global'}",
-            ),
-            (
-                "upper",
-                f"layers {lower}..{text.layers - 1} and LM head, {text.vocab_size} words"
-                if lower < text.layers
-                else f"LM head, {text.vocab_size} words",
-            ),
-        ]
-        rows += [(name, f"{size / 1e6:,.1f} MB") for name, size in sizes.items()]
-        rows.append(("bundle", f"{sum(sizes.values()) / 1e6:,.1f} MB"))
-        rows.append(("images", f"up to {self.images.max_pixels / 1e6:,.1f} megapixels, larger ones are shrunk"))
-        rows.append(("KV cache", f"{kv_bytes / 1e6:,.1f} MB at run time"))
-        rows += [(f"{name}", f"{p.min} .. {p.opt} .. {p.max}") for name, p in self.profiles.items()]
-        return "\n".join(f"{name:<18}{value}" for name, value in rows)
+    def with_options(self, options: ExportOptions) -> "Plan":
+        """Returns the plan of the same model with another precision or smaller limits.
+
+        Raises:
+            UnsupportedError: the limits are too small for the model.
+        """
+        profiles = _profiles(options, self.architecture, self.images)
+        images = _fitting(self.images, profiles["visual_tokens"].max)
+        return dataclasses.replace(self, options=options, profiles=profiles, images=images)
 
 
 def plan(options: ExportOptions) -> Plan:
@@ -124,7 +95,10 @@ def plan(options: ExportOptions) -> Plan:
     adapter.check(architecture)
     profiles = _profiles(options, architecture, images)
     images = _fitting(images, profiles["visual_tokens"].max)
-    return Plan(options, folders, architecture, images, profiles, checkpoint, adapter)
+    checked = Plan(options, folders, architecture, images, profiles, checkpoint, adapter)
+    if options.budget is not None:
+        require_fit(checked, options.budget)
+    return checked
 
 
 def _profiles(options: ExportOptions, architecture: Architecture, images: ImageRules) -> dict[str, Profile]:

@@ -44,12 +44,12 @@ class WeightStage:
     author: Callable[["Plan", WeightLayout], Iterator[GraphBuilder]]
     facts: Callable[["Plan", "Sources"], dict[str, Any]]
 
-    def nbytes(self, plan: "Plan") -> int:
-        """Returns the size of the file of weights, without reading a weight."""
+    def layout(self, plan: "Plan") -> WeightLayout:
+        """Returns where every tensor of the file of weights will lie, without reading a weight."""
         layout = WeightLayout(Path(self.file))
         for _ in self.author(plan, layout):
             pass
-        return layout.nbytes
+        return layout
 
     def build(self, plan: "Plan", folder: Path) -> dict[str, FileSpec]:
         """Writes the stage's files, going on where an earlier run was interrupted."""
@@ -115,12 +115,12 @@ def _text(plan: "Plan", weights: WeightLayout) -> Iterator[GraphBuilder]:
     author.lower(lower, vectors)
     yield lower
     upper = GraphBuilder("upper", weights, spelled.opset)
-    author.upper(upper, _tied_head(plan))
+    author.upper(upper, tied_head(plan))
     yield upper
 
 
-def _tied_head(plan: "Plan") -> StoredTensor | None:
-    """Where the LM head lies when it is the embedding table."""
+def tied_head(plan: "Plan") -> StoredTensor | None:
+    """Returns where the LM head lies when it is the embedding table."""
     if not plan.architecture.text.tied or plan.options.precision.head in INTEGER:
         return None
     spec = embedding_spec(plan)

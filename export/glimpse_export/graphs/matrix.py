@@ -9,7 +9,7 @@ import numpy as np
 
 from glimpse_runtime.types import Array, FloatArray
 
-_CHUNK_VALUES = 4 << 20
+CHUNK_VALUES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Matrix:
 
     def runs(self) -> Iterator[tuple[int, int]]:
         """Yields starts and stops of runs of rows of moderate size; all but the last have an even length."""
-        step = max(_CHUNK_VALUES // self.columns // 2 * 2, 2)
+        step = max(CHUNK_VALUES // self.columns // 2 * 2, 2)
         for start in range(0, self.rows, step):
             yield start, min(start + step, self.rows)
 

@@ -6,7 +6,7 @@ A file under construction has a journal beside it, so that an interrupted export
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +40,11 @@ class WeightLayout:
         self.path = path
         self.nbytes = 0
         self._stored: dict[str, StoredTensor] = {}
+
+    @property
+    def tensors(self) -> Collection[StoredTensor]:
+        """The tensors so far, in the order of the file."""
+        return self._stored.values()
 
     def store(self, name: str, dtype: Dtype, shape: tuple[int, ...], parts: Parts) -> StoredTensor:
         """Returns where a tensor lies, and appends it if it is not in the file yet.
