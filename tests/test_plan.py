@@ -90,7 +90,11 @@ def test_working_memory_follows_the_wider_tower(model: Path) -> None:
 @pytest.mark.parametrize("kind", ["fp32", "fp16"])
 def test_cache_is_that_of_a_session(kind: str, tmp_path: Path) -> None:
     asked = ExportOptions(
-        "pocket", precision=Precision.choose("fp32", kv_cache=kind), max_context=300, max_visual_tokens=200, certify="off"
+        "pocket",
+        precision=Precision.choose("fp32", kv_cache=kind),
+        max_context=300,
+        max_visual_tokens=200,
+        certify="off",
     )
     planned = run_of(plan(asked)).kv_cache
     with load(export(asked, tmp_path / "bundle")) as vlm:

@@ -76,16 +76,17 @@ class HeadCheck:
         normed = self._base.final_norm(reference, norms[NORM])
         self._weights.swap(norms, self._upper.stored, STAGE, None, self._precision)
         mine = self._base.final_norm(torch.from_numpy(np.stack([part[-1] for part in ours])), norms[NORM])
-        expected, structural, wrong, table = [], [], 0, 0
+        wrong = table = 0
         stored = self._upper.stored.open(self.name, self._checkpoint.shapes[self.name])
+        expected, structural = (torch.empty(len(part), stored.rows) for part in (normed, mine))
         for start, stop in stored.runs():
             rows = as_tensor(self._checkpoint.read(self.name, start, stop))
             if self._tied:
                 table += self._table_errors(start, rows)
-            expected.append(normed @ rows.T)
+            expected[:, start:stop] = normed @ rows.T
             rows, bad = stored.judge(start, rows)
             wrong += bad
-            structural.append(mine @ rows.T)
+            structural[:, start:stop] = mine @ rows.T
         del stored
         self._recorder.at_most(STAGE, None, f"{MEASURE} {self.name}", wrong, 0)
         if self._tied:
@@ -93,9 +94,9 @@ class HeadCheck:
         found = self.logits(ours, FAST)
         self._recorder.finite(STAGE, None, found)
         exact = self.logits(ours, EXACT) if self._precision in INTEGER else found
-        error = measure.relative_l2(exact, torch.cat(structural, 1).numpy())
+        error = measure.relative_l2(exact, structural.numpy())
         self._recorder.at_most(STAGE, None, "head_graph_error", error, self._bounds.graph)
-        return found, torch.cat(expected, 1).numpy()
+        return found, expected.numpy()
 
     def logits(self, rows: list[FloatArray], level: int) -> FloatArray:
         """(prompts, vocabulary): what the graph's norm and head make of the last row of every prompt."""
