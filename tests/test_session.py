@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from glimpse_runtime import (
+    BackendError,
     Frame,
     ImageError,
     InputError,
@@ -435,3 +436,28 @@ def test_runs_of_rows() -> None:
     assert runs_of_rows(2 * ROWS_AT_ONCE + 1, 1) == [(0, 171), (171, 342), (342, 513)]
     assert runs_of_rows(ROWS_AT_ONCE + 1, 200) == [(0, 57), (57, 257)]
     assert runs_of_rows(600, 600) == [(0, 600)]
+
+
+@pytest.mark.parametrize(
+    ("output", "stage"),
+    [("image_embeds", "vision"), ("glimpse_attention", "lower"), ("token_logits", "score"), ("logits", "upper")],
+)
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_values_that_are_not_finite_never_become_an_answer(
+    monkeypatch: pytest.MonkeyPatch, photo: np.ndarray, output: str, stage: str, value: float
+) -> None:
+    run = OrtEngine.run
+
+    def broken(self: OrtEngine, inputs: object, interrupt: object) -> dict[str, np.ndarray]:
+        out = run(self, inputs, interrupt)  # type: ignore[arg-type]
+        if output in out:
+            out[output] = out[output].copy()
+            out[output][0] = value
+        return out
+
+    with load(warmup="off") as vlm:
+        monkeypatch.setattr(OrtEngine, "run", broken)
+        with pytest.raises(BackendError, match=f"stage {stage} gave values that are not finite"):
+            vlm.ask(photo, QUESTION, pruning=Pruning(min_keep=5))
+    with pytest.raises(BackendError, match="not finite"):
+        load(warmup="smallest")

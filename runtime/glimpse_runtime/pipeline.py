@@ -12,6 +12,7 @@ from glimpse_runtime.backends import Backend, Engine
 from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.cache import KVCache
 from glimpse_runtime.errors import PromptError
+from glimpse_runtime.finite import require_finite
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.manifest_checks import STAGES
 from glimpse_runtime.positions import TextRope
@@ -168,7 +169,9 @@ class Pipeline:
     def encode(self, image: Patches, stats: Stats, interrupt: Interrupt) -> VisualTokens:
         """Runs the vision encoder on one image."""
         with stats.stage("vision"):
-            return self._visual.encode(image, interrupt)
+            tokens = self._visual.encode(image, interrupt)
+            require_finite("vision", self.manifest.precision, tokens.embeds, tokens.features)
+            return tokens
 
     def prefix(self, prompt: Prompt, images: Sequence[VisualTokens], stats: Stats, interrupt: Interrupt) -> Prefix:
         """Runs a prompt up to its last visual token through the lower layers, for questions to start from."""
@@ -230,6 +233,7 @@ class Pipeline:
             inputs = {"hidden_in": hidden[:, keep_rows]}
             out = self._run_rows(self._upper, self._upper_cache, inputs, positions[:, keep_rows], 1, interrupt)[-1]
         self._emit_trace(out)
+        require_finite("upper", self.manifest.precision, out["logits"])
         self._emit("logits_step", out["logits"])
         self._emit_caches()
         first: FloatArray = out["logits"].reshape(-1)
@@ -241,6 +245,7 @@ class Pipeline:
         self._emit("decode_past_len", np.array(self._lower_cache.length))
         with stats.stage("decode"):
             logits = self._step(token, self._next_position, interrupt)
+            require_finite("upper", self.manifest.precision, logits)
         self._next_position += 1
         self._emit("logits_step", logits[None])
         return logits
@@ -347,7 +352,10 @@ class Pipeline:
         assert attention is not None
         with stats.stage("score"):
             image_attention = np.ascontiguousarray(attention[:, np.flatnonzero(is_image)].T)
-            return self._visual.score(image_attention, images, interrupt)
+            require_finite("lower", self.manifest.precision, image_attention)
+            logits = self._visual.score(image_attention, images, interrupt)
+            require_finite("score", self.manifest.precision, logits)
+            return logits
 
     def _glimpse_rows(self, prompt: Prompt, request: Pruning) -> int:
         scored = request.enabled and prompt.grids and request.keep_masks is None
