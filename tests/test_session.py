@@ -433,8 +433,8 @@ def test_prefill_in_short_runs_changes_nothing(
 def test_runs_of_rows() -> None:
     assert runs_of_rows(3, 1) == [(0, 3)]
     assert runs_of_rows(ROWS_AT_ONCE, 1) == [(0, ROWS_AT_ONCE)]
-    assert runs_of_rows(2 * ROWS_AT_ONCE + 1, 1) == [(0, 171), (171, 342), (342, 513)]
-    assert runs_of_rows(ROWS_AT_ONCE + 1, 200) == [(0, 57), (57, 257)]
+    assert runs_of_rows(2 * ROWS_AT_ONCE + 1, 1) == [(0, 341), (341, 683), (683, 1025)]
+    assert runs_of_rows(ROWS_AT_ONCE + 1, 400) == [(0, 113), (113, 513)]
     assert runs_of_rows(600, 600) == [(0, 600)]
 
 

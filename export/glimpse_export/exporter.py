@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from glimpse_export.certify import CERTIFICATE_NAME, certify, require_libraries
+from glimpse_export.certify import CERTIFICATE_NAME, certify, command, require_libraries
 from glimpse_export.errors import OutputError
 from glimpse_export.graphs.builder import stage_spec
 from glimpse_export.manifest import draft_manifest, without_files
@@ -124,7 +124,8 @@ def _draft(checked: Plan, progress: Progress) -> Manifest:
         stamps["tokenizer"] = stamp_of("tokenizer", {"file": sources.tokenizer})
     level = checked.options.certify
     if level != "off":
-        stamps["certificate"] = stamp_of("certificate", {"stages": stamps, "level": level, "code": code_of("certify")})
+        facts = {"stages": stamps, "command": command(checked, level), "code": code_of("certify")}
+        stamps["certificate"] = stamp_of("certificate", facts)
     return draft_manifest(checked, sources, stamps, prompt)
 
 

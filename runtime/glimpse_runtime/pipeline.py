@@ -27,7 +27,7 @@ from glimpse_runtime.visual import Visual, VisualTokens, emit_trace
 Trace = Callable[[str, Array], None]
 
 # Prefill runs so many rows at a time at most: what attention and MLP need in between grows with it, speed does not.
-ROWS_AT_ONCE = 256
+ROWS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
