@@ -100,6 +100,18 @@ def assert_one_clear_line(done: subprocess.CompletedProcess[str], *parts: str, c
         assert part in errors[0]
 
 
+def uncertified(place: Path) -> Path:
+    """A copy of the packaged bundle without its certificate."""
+    from glimpse_runtime.bundle import packaged_bundle
+
+    shutil.copytree(packaged_bundle(), place)
+    (place / "certificate.json").unlink()
+    manifest = json.loads((place / "manifest.json").read_text())
+    del manifest["files"]["certificate.json"]
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    return place
+
+
 def options(model: Path, **changes: Any) -> "ExportOptions":
     """An export of a model folder, without tokenizer and certificate where nothing else is said."""
     from glimpse_export import ExportOptions

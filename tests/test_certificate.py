@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import uncertified
 
 from glimpse_runtime import BundleFormatError, load
-from glimpse_runtime.bundle import Bundle, packaged_bundle
+from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.certificate import Certificate, Check, read_certificate
 
 
@@ -38,7 +39,7 @@ def read(data: object) -> Certificate:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(packaged_bundle(), tmp_path / "bundle"))
+    return uncertified(tmp_path / "bundle")
 
 
 def test_a_good_one_is_read(copy: Path) -> None:
@@ -140,3 +141,13 @@ def test_load_warns_once_when_there_is_none(copy: Path, tmp_path: Path, caplog: 
     (certified / "certificate.json").write_text(json.dumps(certificate()))
     load(certified, warmup="off").close()
     assert not caplog.records
+
+
+def test_tensors_of_one_measure_count_as_one() -> None:
+    checks = [
+        check("lower", "wrong_weights a", 0, 0, layer=0),
+        check("lower", "wrong_weights", 0, 0, layer=0),
+        check("lower", "wrong_weights b", 3, 0, layer=1, passed=False),
+    ]
+    (worst,) = read(certificate(passed=False, checks=checks)).worst()
+    assert (worst.measure, worst.value) == ("wrong_weights b", 3)

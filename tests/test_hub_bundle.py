@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Command, assert_one_clear_line
+from conftest import Command, assert_one_clear_line, uncertified
 from hub_server import Hub, serving
 
 from glimpse_runtime import BundleFormatError, BundleNotFoundError
@@ -46,8 +46,8 @@ def with_large_file(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def pocket_files() -> dict[str, bytes]:
-    return files_of(packaged_bundle())
+def pocket_files(tmp_path: Path) -> dict[str, bytes]:
+    return files_of(uncertified(tmp_path / "pocket"))
 
 
 def test_a_bundle_is_downloaded_once_and_nothing_else_is(

@@ -2,11 +2,10 @@
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Command, assert_one_clear_line
+from conftest import ROOT, Command, assert_one_clear_line, uncertified
 from test_certificate import certificate, check
 
 from glimpse_runtime import Session
@@ -20,7 +19,7 @@ INSPECT = "glimpse_runtime.inspect_cli"
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(packaged_bundle(), tmp_path / "bundle"))
+    return uncertified(tmp_path / "bundle")
 
 
 def certify(bundle: Path, **changes: object) -> None:

@@ -86,10 +86,13 @@ class Certificate:
         return tuple(name for name in names if listed.get(name) != self.files.get(name))
 
     def worst(self) -> tuple[Check, ...]:
-        """Returns the worst check for each measure of each stage, in the order of the checks."""
+        """Returns the worst check for each measure of each stage, in the order of the checks.
+
+        A measure may name a tensor after a space; those of all tensors count as one.
+        """
         groups: dict[tuple[str, str], list[Check]] = {}
         for check in self.checks:
-            groups.setdefault((check.stage, check.measure), []).append(check)
+            groups.setdefault((check.stage, check.measure.partition(" ")[0]), []).append(check)
         return tuple(_worst(group) for group in groups.values())
 
 

@@ -84,9 +84,10 @@ def _certificate(certificate: CertificateReport | None) -> Iterator[str]:
 def _check(check: Check) -> str:
     bound = "no bound" if check.bound is None else f"bound {check.bound:.4g}"
     layer = "" if check.layer is None else f", worst in layer {check.layer}"
-    return (
-        f"  {check.stage:<13}{check.measure:<24}{check.value:.4g} ({bound}{layer}){'' if check.passed else ' MISSED'}"
-    )
+    # Which tensor it is about matters only where something is wrong with it.
+    measure = check.measure.partition(" ")[0] if check.passed else check.measure
+    missed = "" if check.passed else " MISSED"
+    return f"  {check.stage:<13}{measure:<27} {check.value:.4g} ({bound}{layer}){missed}"
 
 
 def _listed(layers: Iterable[int]) -> str:
