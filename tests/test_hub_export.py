@@ -85,7 +85,7 @@ def test_an_export_by_hub_ids(hub: Hub, command: Command, golden: Path, golden_b
     base = hub.add("some/base", {**files_of(golden / "base"), "README.md": b"read me", "weights.bin": b"old form"})
     adapter = hub.add("some/adapter", {**files_of(golden / "adapter"), "README.md": b"read me"})
     environment = hub.environment(tmp_path / "home")
-    words = ("--model", "some/base", "--adapter", f"some/adapter@{adapter}", "--no-tokenizer")
+    words = ("--model", "some/base", "--adapter", f"some/adapter@{adapter}", "--no-tokenizer", "--certify", "off")
     done = command(EXPORT, *words, "--out", tmp_path / "out", **environment)
     assert done.returncode == 0, done.stderr
     assert "licence of the weights: unknown: see the checkpoint's model card" in done.stderr
