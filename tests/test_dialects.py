@@ -20,7 +20,7 @@ from glimpse_export.graphs.linear import head_parts
 from glimpse_export.graphs.matrix import matrix_of
 from glimpse_export.graphs.quantise import quantise_rows
 from glimpse_export.graphs.weights import WeightFile
-from glimpse_export.precision import Precision
+from glimpse_export.precision import PRECISIONS, Precision
 from glimpse_export.profiles import most_windows
 from glimpse_runtime import BackendError, BundleFormatError, load, pipeline
 from glimpse_runtime.backends.ort import OrtBackend
@@ -248,12 +248,13 @@ def steps(bundle: Path) -> np.ndarray:
     return np.concatenate(logits)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "int4"])
-@pytest.mark.parametrize("spelling", DIALECTS)
-@pytest.mark.parametrize("tied", [True, False])
+HEADS = [("ort", name) for name in PRECISIONS] + [("plain", name) for name in PRECISIONS if name != "bf16"]
+
+
+@pytest.mark.parametrize(
+    ("spelling", "precision", "tied"), [(*head, False) for head in HEADS] + [("plain", "fp16", True)]
+)
 def test_a_head_in_parts_is_the_same_head(spelling: str, precision: str, tied: bool, tmp_path: Path) -> None:
-    if precision == "bf16" and spelling != "ort":
-        pytest.skip("onnxruntime has no products of bfloat16 on a CPU")
     model = write_model(tmp_path / "model", text={"tie_word_embeddings": tied})
     found, files = [], []
     for parts in (1, 3):
