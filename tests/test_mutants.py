@@ -211,7 +211,8 @@ def kept_rows_numbered_anew(patch: Patch) -> None:
 
 
 def cache_cut_instead_of_compacted(patch: Patch) -> None:
-    def compact(self: KVCache, keep: Any) -> None:
+    def compact(self: KVCache, hidden: Any, keep: Any) -> None:
+        self._backend.compact([], hidden, keep)
         self.length = len(keep)
 
     patch.setattr(KVCache, "compact", compact)
@@ -219,7 +220,13 @@ def cache_cut_instead_of_compacted(patch: Patch) -> None:
 
 def glimpse_rows_stay_in_the_cache(patch: Patch) -> None:
     original = KVCache.compact
-    patch.setattr(KVCache, "compact", lambda self, keep: original(self, np.append(keep, self.length)))
+
+    def compact(self: KVCache, hidden: Any, keep: Any) -> None:
+        whole = self._backend.rows(hidden, 0, hidden.shape[1])
+        original(self, np.concatenate([whole, whole[:, -1:]], axis=1), np.append(keep, self.length))
+        self._backend.compact([], hidden, keep)
+
+    patch.setattr(KVCache, "compact", compact)
 
 
 def first_output_row_decides(patch: Patch) -> None:

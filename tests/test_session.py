@@ -448,8 +448,8 @@ def test_values_that_are_not_finite_never_become_an_answer(
 ) -> None:
     run = OrtEngine.run
 
-    def broken(self: OrtEngine, inputs: object, interrupt: object) -> dict[str, np.ndarray]:
-        out = run(self, inputs, interrupt)  # type: ignore[arg-type]
+    def broken(self: OrtEngine, *arguments: object) -> dict[str, np.ndarray]:
+        out = run(self, *arguments)  # type: ignore[arg-type]
         if output in out:
             out[output] = out[output].copy()
             out[output][0] = value

@@ -97,7 +97,14 @@ class ScoreCheck:
     def _ours(self, maps: FloatArray, features: FloatArray, grid: Grid) -> FloatArray:
         """(visual tokens,) the graph's logits of one image; every block is checked on what the graph fed it."""
         merged, taps = grid.merged, torch.from_numpy(features)
-        values: dict[str, Array] = {"attention": maps, "features": features, **_tables(grid, self._manifest)}
+        # Columns backwards, so that the graph has to look them up by their row.
+        backwards = np.arange(len(maps))[::-1].copy()
+        values: dict[str, Array] = {
+            "attention": np.ascontiguousarray(maps[backwards].T),
+            "visual_rows": backwards,
+            "features": features,
+            **_tables(grid, self._manifest),
+        }
         for index, (name, piece) in enumerate(zip(self._states, self._pieces, strict=True)):
             (out,) = piece(values)
             self._recorder.finite(STAGE, index - 1 if index else None, out)

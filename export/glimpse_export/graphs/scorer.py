@@ -34,7 +34,9 @@ class ScorerAuthor:
         """Authors the scorer into an empty graph."""
         scorer, vision = self._scorer, self._architecture.vision
         maps = len(self._architecture.glimpse.selected_layers) * self._architecture.text.heads
-        attention = g.input("attention", ["visual_tokens", maps])
+        whole = g.input("attention", [maps, "context"])
+        visual_rows = g.input("visual_rows", ["visual_tokens"], "int64")
+        attention = g.op("Transpose", g.op("Gather", whole, visual_rows, axis=1), perm=[1, 0])
         features = None
         if scorer.conditioned:
             features = g.input("features", [len(scorer.taps), "visual_tokens", vision.hidden_size])
