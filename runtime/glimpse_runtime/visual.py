@@ -52,11 +52,14 @@ class Visual:
         windows = patch_windows(grid, vision.window_size, vision.patch_size)
         cos, sin = vision_rope(grid, vision.head_dim, vision.rope_theta)
         inputs = {"pixel_values": image.pixel_values, "cos": cos, "sin": sin, **_window_inputs(windows)}
-        out = self._vision.run(inputs, interrupt)
+        # Memory of their own, not the engine's: they stay, and what the engine worked in can go.
+        count, taps = grid.visual_tokens, len(vision.taps)
+        embeds = self._backend.allocate((count, self._manifest.text.hidden_size), "float32")
+        features = self._backend.allocate((taps, count, vision.hidden_size), "float32")
+        self._vision.run(inputs, interrupt, {"image_embeds": embeds, "features": features})
         self._emit("pixel_values", image.pixel_values)
         self._emit("window_order", windows.order)
         self._emit("window_lengths", windows.lengths)
-        embeds, features = self._backend.own(out["image_embeds"]), self._backend.own(out["features"])
         self._emit("image_embeds", embeds)
         self._emit("visual_features", features)
         return VisualTokens(grid, embeds, features)
