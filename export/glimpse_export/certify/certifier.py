@@ -7,19 +7,13 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from glimpse_export.certify.record import (
-    CERTIFICATE_NAME,
-    NON_FINITE,
-    Certificate,
-    Check,
-    Recorder,
-    Stop,
-)
+from glimpse_export.certify.record import NON_FINITE, Recorder, Stop
 from glimpse_export.errors import CertificateError
 from glimpse_export.planning import Plan
 from glimpse_export.precision import Precision
 from glimpse_runtime._version import __version__
 from glimpse_runtime.atomic import write_text
+from glimpse_runtime.certificate import CERTIFICATE_NAME, CERTIFICATE_VERSION, Certificate, Check
 from glimpse_runtime.manifest import Manifest
 
 _PACKAGES = ("torch", "transformers", "onnxruntime", "onnx_ir", "numpy")
@@ -57,9 +51,15 @@ def certify(
     except Stop as stop:
         if str(stop):
             recorder.checks.append(Check("graphs", None, str(stop), 1.0, 0.0, False))
-    files = {name: spec.sha256 for name, spec in manifest.files.items() if name != CERTIFICATE_NAME}
     certificate = Certificate(
-        level, command(checked, level), _versions(), dict(manifest.precision), files, tuple(recorder.checks)
+        CERTIFICATE_VERSION,
+        level,
+        all(check.passed for check in recorder.checks),
+        command(checked, level),
+        _versions(),
+        dict(manifest.precision),
+        {name: spec.sha256 for name, spec in sorted(manifest.files.items()) if name != CERTIFICATE_NAME},
+        tuple(recorder.checks),
     )
     path = (place or folder) / CERTIFICATE_NAME
     write_text(path, certificate.to_json())
