@@ -211,10 +211,4 @@ def _tables(grid: Grid, manifest: Manifest) -> dict[str, Array]:
     scorer, vision = manifest.scorer, manifest.vision
     windows = token_windows(grid, vision.window_size, vision.patch_size)
     cos, sin = token_rope(grid, scorer.head_dim, scorer.rope_theta)
-    return {
-        "cos": cos,
-        "sin": sin,
-        "window_gather": windows.gather,
-        "window_scatter": windows.scatter,
-        "window_keys": windows.keys,
-    }
+    return {"cos": cos, "sin": sin, **windows.inputs()}

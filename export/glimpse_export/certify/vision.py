@@ -192,10 +192,4 @@ def _tables(image: Patches, manifest: Manifest) -> Mapping[str, Array]:
     vision = manifest.vision
     windows = patch_windows(image.grid, vision.window_size, vision.patch_size)
     cos, sin = vision_rope(image.grid, vision.head_dim, vision.rope_theta)
-    return {
-        "cos": cos,
-        "sin": sin,
-        "window_gather": windows.gather,
-        "window_scatter": windows.scatter,
-        "window_keys": windows.keys,
-    }
+    return {"cos": cos, "sin": sin, **windows.inputs()}
