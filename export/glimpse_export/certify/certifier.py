@@ -1,8 +1,6 @@
 """Checks a written bundle against the original, stage by stage, and writes down what was found."""
 
-import importlib.util
 import shlex
-import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -67,20 +65,6 @@ def certify(
     if failure is not None:
         raise CertificateError(describe(failure, certificate, path), certificate)
     return certificate
-
-
-def require_libraries() -> None:
-    """Checks that what certification needs is installed.
-
-    Raises:
-        CertificateError: it is not.
-    """
-    for name in ("torch", "transformers", "onnxruntime"):
-        # None stands for a module that must not be imported, for which find_spec raises.
-        if sys.modules.get(name, name) is None or importlib.util.find_spec(name) is None:
-            raise CertificateError(
-                f'the certificate needs {name}; run: pip install "glimpse-edge[export]", or export with --certify off'
-            )
 
 
 def describe(failure: Check, certificate: Certificate, path: Path) -> str:
