@@ -174,7 +174,7 @@ class VisionCheck:
         means = [self._mean(self._reference_taps[tap]) for tap in self._taps]
         unit = self._vision.merge_unit
         embeds = np.split(self._reference_embeds, self._cuts // unit)
-        return Seen(embeds, [np.stack(parts) for parts in zip(*(np.split(m, self._cuts // unit) for m in means))])  # noqa: B905
+        return Seen(embeds, np.split(np.stack(means), self._cuts // unit, axis=1))
 
     def _mean(self, hidden: FloatArray) -> FloatArray:
         mean: FloatArray = hidden.reshape(-1, self._vision.merge_unit, hidden.shape[-1]).mean(1)
