@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hub_server import Hub, serving
 
 if TYPE_CHECKING:
     from glimpse_export import ExportOptions
@@ -54,6 +55,13 @@ def pocket() -> Iterator[object]:
 
     with load() as vlm:
         yield vlm
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """A stand-in of the Hugging Face hub, without repositories."""
+    with serving() as hub:
+        yield hub
 
 
 @pytest.fixture
