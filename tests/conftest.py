@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden" / "modelA"
+STAGES = ("embedding", "vision", "score", "text")
+"""The stages of an export that hold weights, in the order in which they are built."""
 
 # Bundles are marked as verified in a cache folder; tests must not touch the user's.
 os.environ["GLIMPSE_CACHE"] = str(Path(__file__).parent / ".cache")
@@ -46,6 +48,12 @@ def model(golden: Path, tmp_path: Path) -> Path:
     for part in ("base", "adapter"):
         shutil.copytree(golden / part, tmp_path / "model" / part)
     return tmp_path / "model"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where an export of the test's own may write its bundle."""
+    return tmp_path / "bundle"
 
 
 @pytest.fixture(scope="session")
@@ -148,3 +156,8 @@ def edit_tensors(path: Path, change: Callable[[dict[str, np.ndarray]], None]) ->
 def leftovers(folder: Path) -> list[str]:
     """Hidden files and folders."""
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+
+
+def work_of(out: Path) -> Path:
+    """Where an export to ``out`` keeps its work."""
+    return out.parent / f".{out.name}.work"
