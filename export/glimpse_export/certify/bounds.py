@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ def loosest(*precisions: str) -> Bounds:
     """Returns the bounds of a figure that several precisions have a part in."""
     parts = [BOUNDS[name] for name in precisions]
 
-    def widest(name: str) -> float | None:
+    def widest(name: str) -> Any:
         values = [getattr(part, name) for part in parts]
         return None if None in values else max(values)
 
-    return Bounds(**{field.name: widest(field.name) for field in fields(Bounds)})  # type: ignore[arg-type]
+    return Bounds(**{field.name: widest(field.name) for field in fields(Bounds)})
