@@ -3,6 +3,9 @@
 Each class makes itself or skips the test with the reason.
 """
 
+import ctypes
+import os
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +15,8 @@ import numpy as np
 import pytest
 from compaction_cases import Case, Geometry
 
+from glimpse_plugins.build import build_host
+from glimpse_plugins.library import CompactLibrary, Keep, KeepForm, cache_rows, hidden_rows, position_rows
 from glimpse_runtime.compaction import Compacted, compact_prompt
 
 BFLOAT16_IN_ONNX = 16
@@ -87,3 +92,59 @@ def _value(onnxruntime: Any, array: np.ndarray) -> Any:
     if array.dtype == ml_dtypes.bfloat16:
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.int16), BFLOAT16_IN_ONNX)
     return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+
+
+class HostKernel:
+    """The kernel's logic, compiled for the host."""
+
+    def __init__(self, in_place: bool, form: KeepForm, seed: int = 0) -> None:
+        self._in_place, self._form, self._seed = in_place, form, seed
+        self._library = host_library()
+
+    def __call__(self, case: Case) -> Compacted:
+        self._library.order(self._seed)
+        return run_kernel(self._library, case, self._form, self._in_place)
+
+
+@cache
+def host_library() -> "OrderedLibrary":
+    """The library for the host, built once."""
+    if shutil.which(os.environ.get("CXX", "c++")) is None:
+        pytest.skip("no C++ compiler")
+    return OrderedLibrary(build_host().library)
+
+
+class OrderedLibrary(CompactLibrary):
+    """The library for the host, whose simulated threads and blocks can be put in another order."""
+
+    def order(self, seed: int) -> None:
+        self._library.glimpse_compact_host_order(ctypes.c_uint32(seed))
+
+
+def run_kernel(library: CompactLibrary, case: Case, form: KeepForm, in_place: bool) -> Compacted:
+    """Calls the kernel library with host addresses."""
+    rows, width = case.rows, case.geometry.width * case.geometry.cache.itemsize
+    arrays = [case.hidden, case.positions, *case.buffers]
+    results = arrays if in_place else [np.full_like(array, 1) for array in arrays]
+    addresses = [(array.ctypes.data, result.ctypes.data) for array, result in zip(arrays, results, strict=True)]
+    hidden, positions, *buffers = addresses
+    tensors = [
+        hidden_rows(*hidden, rows, case.hidden.shape[2] * case.hidden.itemsize),
+        position_rows(*positions, rows),
+        *(cache_rows(*buffer, case.geometry.kv_heads, case.geometry.capacity, width) for buffer in buffers),
+    ]
+    count = np.full(1, -1, np.int32)
+    listed = keep_array(case.keep, form)
+    keep = Keep(listed.ctypes.data, form, rows, len(listed))
+    library.compact(tensors, keep, count.ctypes.data)
+    kept = int(count[0])
+    positions_out = results[1].reshape(-1)[: 3 * kept].reshape(3, kept)
+    return Compacted(kept, results[0][:, :kept], positions_out, tuple(results[2:]))
+
+
+def keep_array(keep: np.ndarray, form: KeepForm) -> np.ndarray:
+    """A keep mask in the form that the library is told; any value but zero keeps a row."""
+    if form is KeepForm.INDEX_INT32:
+        return np.flatnonzero(keep).astype(np.int32)
+    kind, value = (np.uint8, 0x80) if form is KeepForm.MASK_BYTES else (np.int32, 1 << 30)
+    return np.where(keep, value, 0).astype(kind)

@@ -3,13 +3,20 @@
 import numpy as np
 import pytest
 from compaction_cases import CACHE_DTYPES, Geometry, assert_compacted, make_case, random_cases
-from implementations import Implementation, Numpy, OnnxFunction
+from implementations import HostKernel, Implementation, Numpy, OnnxFunction
+
+from glimpse_plugins.library import KeepForm
 
 IMPLEMENTATIONS = {
     "numpy": lambda folder: Numpy(in_place=False),
     "numpy-in-place": lambda folder: Numpy(in_place=True),
     "onnx-function-opset20": lambda folder: OnnxFunction(20, folder),
     "onnx-function-opset24": lambda folder: OnnxFunction(24, folder),
+    "host-bytes": lambda folder: HostKernel(False, KeepForm.MASK_BYTES),
+    "host-bytes-in-place": lambda folder: HostKernel(True, KeepForm.MASK_BYTES),
+    "host-int32-in-place": lambda folder: HostKernel(True, KeepForm.MASK_INT32, seed=77),
+    "host-index": lambda folder: HostKernel(False, KeepForm.INDEX_INT32, seed=1),
+    "host-index-in-place": lambda folder: HostKernel(True, KeepForm.INDEX_INT32, seed=150),
 }
 
 
