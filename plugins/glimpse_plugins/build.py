@@ -1,6 +1,6 @@
 """Builds the plugin's libraries on the machine that runs them, into the cache.
 
-``python -m glimpse_plugins.build`` does so from the command line.
+``python -m glimpse_plugins`` does so from the command line.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ KERNEL, TENSORRT, ONNXRUNTIME = "compact.cu", "tensorrt_plugin.cpp", "ort_custom
 _HEADERS = ("compact.h", "compact_block.h")
 _COMMON_FLAGS = ("-O3", "-std=c++17", "-shared")
 _HOST_FLAGS = (*_COMMON_FLAGS, "-fPIC", "-fvisibility=hidden", "-DGLIMPSE_HOST")
-_NVCC_FLAGS = (*_COMMON_FLAGS, "-Xcompiler=-fPIC,-fvisibility=hidden", "-Xlinker=--exclude-libs=ALL")
+_NVCC_FLAGS = (*_COMMON_FLAGS, "--threads=0", "-Xcompiler=-fPIC,-fvisibility=hidden", "-Xlinker=--exclude-libs=ALL")
 
 
 @dataclass(frozen=True)
