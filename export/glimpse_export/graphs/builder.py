@@ -27,6 +27,7 @@ class GraphBuilder:
         self.name, self.weights, self.opset = name, weights, opset
         self._graph = ir.Graph([], [], nodes=[], name=name, opset_imports={"": opset})
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._functions: list[ir.Function] = []
         self._nodes = 0
 
     def input(self, name: str, shape: Shape, dtype: Dtype = "float32") -> ir.Value:
@@ -115,6 +116,11 @@ class GraphBuilder:
         self._graph.append(node)
         return node.outputs
 
+    def define(self, function: ir.Function) -> None:
+        """Adds a model-local function; nodes of its name and domain then call it."""
+        self._functions.append(function)
+        self._graph.opset_imports[function.domain] = 1
+
     def reshape(self, x: ir.Value, *shape: int) -> ir.Value:
         """Reshapes; 0 copies a dimension, -1 infers one."""
         return self.op("Reshape", x, self.integers(*shape))
@@ -134,7 +140,12 @@ class GraphBuilder:
 
     def save(self, path: Path) -> None:
         """Writes the graph."""
-        model = ir.Model(self._graph, ir_version=_IR_VERSIONS[self.opset], producer_name="glimpse-export")
+        model = ir.Model(
+            self._graph,
+            ir_version=_IR_VERSIONS[self.opset],
+            producer_name="glimpse-export",
+            functions=self._functions,
+        )
         ir.save(model, path)
 
 
