@@ -18,8 +18,9 @@ def memory_of_files(manifest: Manifest) -> dict[str, int]:
 
 
 def kv_cache_bytes(manifest: Manifest) -> int:
-    """Returns the bytes of the KV caches of all layers at the longest context."""
-    tensors = [tensor for stage in CACHE_STAGES for tensor in manifest.stages[stage].inputs]
+    """Returns the bytes of the KV caches of all layers at the longest context, in the bundle's first dialect."""
+    stages = manifest.stages_of(manifest.dialects[0])
+    tensors = [tensor for stage in CACHE_STAGES for tensor in stages[stage].inputs]
     context = manifest.profiles["context"].max
     return sum(_bytes(tensor, context) for tensor in tensors if tensor.name.startswith(_PAST))
 

@@ -34,9 +34,15 @@ class Engine(Protocol):
 
 
 class Backend(Protocol):
-    """Loads graphs and owns the memory of their state."""
+    """Loads graphs and owns the memory of their state.
+
+    Attributes:
+        name: its name.
+        dialects: the dialects of graphs it runs, the best first.
+    """
 
     name: str
+    dialects: tuple[str, ...]
 
     def allocate(self, shape: Sequence[int], dtype: str) -> Array:
         """Returns zeroed memory that graphs of this backend can extend in place."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from glimpse_runtime.compaction import compact_rows
+from glimpse_runtime.errors import BackendError
 from glimpse_runtime.types import Array, IntArray
 
 
@@ -12,8 +13,17 @@ class HostMemory:
     """The memory half of ``Backend``."""
 
     def allocate(self, shape: Sequence[int], dtype: str) -> Array:
-        """Returns a zeroed numpy array."""
-        return np.zeros(tuple(shape), dtype)
+        """Returns a zeroed numpy array.
+
+        Raises:
+            BackendError: numpy has no such type.
+        """
+        try:
+            return np.zeros(tuple(shape), dtype)
+        except TypeError:
+            raise BackendError(
+                f"a KV cache of {dtype} needs a GPU; export again with --kv-cache-precision fp32 or fp16"
+            ) from None
 
     def compact(self, buffers: Sequence[Array], keep: IntArray) -> None:
         """Moves kept rows to the front; see ``Backend.compact``."""
