@@ -4,6 +4,7 @@ TensorRT ends the process when something is badly wrong, and the system does whe
 glimpse-export without a word; and what a build has taken is given back before the next one starts.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from glimpse_export.engines.job import Job
 from glimpse_export.errors import BuildError
 
 _TAIL_LINES = 5
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 def build_apart(job: Job) -> None:
@@ -58,6 +60,12 @@ def _death(job: Job, code: int, output: str) -> str:
     return f"{job.key.stage}: the process that builds the engine died ({reason}){':' if tail else ''}{tail}"
 
 
+def _end_with_parent() -> None:
+    """A killed glimpse-export must not leave a build behind that takes memory from the next one."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> None:
     """Reads a job from standard input and builds it; what went wrong goes into the file that is named."""
     from glimpse_export.engines.build import build_engine
@@ -65,6 +73,7 @@ def main() -> None:
     from glimpse_runtime.errors import GlimpseError
 
     error = None
+    _end_with_parent()
     try:
         job = Job.from_json(sys.stdin.read())
         build_engine(installed(job.target), job)
