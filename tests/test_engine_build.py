@@ -20,8 +20,9 @@ from conftest import ROOT
 from glimpse_export.boards import parse_budget
 from glimpse_export.engines import builder
 from glimpse_export.engines.build import build_engine
-from glimpse_export.engines.builder import BuildOptions, build_engines
+from glimpse_export.engines.builder import build_engines
 from glimpse_export.engines.job import Job
+from glimpse_export.engines.options import BuildOptions
 from glimpse_export.engines.plugin import Plugin
 from glimpse_export.errors import BuildError
 from glimpse_runtime.bundle import Bundle, packaged_bundle
@@ -252,9 +253,10 @@ for name in ("torch", "transformers", "onnx_ir", "safetensors", "onnxruntime"):
     sys.modules[name] = None
 from pathlib import Path
 from glimpse_export.engines import builder
+from glimpse_export.engines.options import BuildOptions
 from glimpse_runtime.engines.gpu import Gpu
 builder.current_gpu = lambda: Gpu("Orin", (8, 7), 8 << 30, True)
-engines = builder.build_engines(Path(sys.argv[1]), builder.BuildOptions("tensorrt", plugin=False), print)
+engines = builder.build_engines(Path(sys.argv[1]), BuildOptions("tensorrt", plugin=False), print)
 print(len(engines), "engines")
 """
 

@@ -58,7 +58,7 @@ def test_too_little_memory_is_refused_with_advice() -> None:
         require_memory("upper", BuildMemory(9 * GIB, 0), 6 * GIB, ORIN)
     text = str(caught.value)
     assert text.startswith("upper: building this engine would need about 9.0 GiB of memory, there are 6.0 GiB")
-    for word in ("--precision int4", "--lm-head-parts 2", "--max-context", "--max-visual-tokens", "swap", "--budget"):
+    for word in ("--precision int4", "--head-parts 2", "--max-context", "--max-visual-tokens", "swap", "--budget"):
         assert word in text
 
 

@@ -107,7 +107,7 @@ def require_memory(stage: str, needed: BuildMemory, host_bytes: int | None, gpu:
     if short is not None:
         raise BuildError(
             f"{stage}: building this engine would need about {short}. What helps: close other programs; add swap; "
-            "export with --precision int4, with --lm-head-parts 2, or with a smaller --max-context and "
+            "export with --precision int4, with --head-parts 2, or with a smaller --max-context and "
             "--max-visual-tokens. The need is an estimate: --budget SIZE says how much may be taken all the same."
         )
 
