@@ -42,8 +42,8 @@ def _elsewhere(target: str, board: Board | None) -> str | None:
         found = installed(target)
         gpu_identity(found, gpu)
     except BackendError as error:
-        return f"no engines were built, since {error}"
+        return f"no engines were built: {str(error).partition(';')[0]}"
     capability = None if gpu is None else ".".join(map(str, gpu.capability))
     if board is not None and board.capability not in (None, capability):
-        return f"no engines were built, since this machine is not the board ({gpu or 'no GPU'})"
+        return f"no engines were built: this machine is not the board ({gpu or 'no GPU'})"
     return None
