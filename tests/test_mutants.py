@@ -18,6 +18,7 @@ from glimpse_runtime import positions, pruning, visual
 from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.cache import KVCache
 from glimpse_runtime.pipeline import Pipeline
+from glimpse_runtime.positions import Windows
 from glimpse_runtime.preprocess import Grid
 from glimpse_runtime.pruning import Rule
 from glimpse_runtime.types import Array, BoolArray, FloatArray
@@ -211,7 +212,8 @@ def kept_rows_numbered_anew(patch: Patch) -> None:
 
 
 def cache_cut_instead_of_compacted(patch: Patch) -> None:
-    def compact(self: KVCache, keep: Any) -> None:
+    def compact(self: KVCache, hidden: Any, keep: Any) -> None:
+        self._backend.compact([], hidden, keep)
         self.length = len(keep)
 
     patch.setattr(KVCache, "compact", compact)
@@ -219,7 +221,13 @@ def cache_cut_instead_of_compacted(patch: Patch) -> None:
 
 def glimpse_rows_stay_in_the_cache(patch: Patch) -> None:
     original = KVCache.compact
-    patch.setattr(KVCache, "compact", lambda self, keep: original(self, np.append(keep, self.length)))
+
+    def compact(self: KVCache, hidden: Any, keep: Any) -> None:
+        whole = self._backend.rows(hidden, 0, hidden.shape[1])
+        original(self, np.concatenate([whole, whole[:, -1:]], axis=1), np.append(keep, self.length))
+        self._backend.compact([], hidden, keep)
+
+    patch.setattr(KVCache, "compact", compact)
 
 
 def first_output_row_decides(patch: Patch) -> None:
@@ -239,13 +247,13 @@ def scorer_rows_and_columns_swapped(patch: Patch) -> None:
 
 
 def window_padding_takes_part(patch: Patch) -> None:
-    original = visual._window_inputs
+    original = Windows.inputs
 
-    def window_inputs(windows: positions.Windows) -> dict[str, Array]:
-        inputs = original(windows)
-        return inputs | {"window_keys": np.ones_like(inputs["window_keys"])}
+    def inputs(windows: Windows) -> dict[str, Array]:
+        right = original(windows)
+        return right | {"window_keys": np.ones_like(right["window_keys"])}
 
-    patch.setattr(visual, "_window_inputs", window_inputs)
+    patch.setattr(Windows, "inputs", inputs)
 
 
 RUNTIME_MUTANTS: list[tuple[str, Callable[[Patch], None]]] = [

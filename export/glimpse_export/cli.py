@@ -108,7 +108,6 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
 @click.option(
     "--force", is_flag=True, help="Begin from nothing, and replace a bundle or engines that are already there."
 )
-@click.option("--debug", is_flag=True, help="Show where an error comes from.")
 @click.option(
     "--list",
     is_flag=True,
@@ -117,14 +116,7 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
     callback=terminal.prints(listing),
     help="Print the models known by name and exit.",
 )
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=terminal.prints(terminal.version),
-    help="Print the version and exit.",
-)
+@terminal.common_options
 def run(**words: Any) -> None:
     """Exports a vision-language model with a GlimpsePrune adapter to a bundle for glimpse-run.
 

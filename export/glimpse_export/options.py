@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from glimpse_export.boards import Budget
 from glimpse_export.precision import Precision
 from glimpse_export.targets import DEFAULT_TARGET
+from glimpse_runtime.certificate import LEVELS
 
 DIALECT_NAMES = ("ort", "opset24", "plain")
 DEFAULT_DIALECTS = ("ort",)
-CERTIFY_LEVELS = ("full", "quick", "off")
+CERTIFY_LEVELS = (*LEVELS, "off")
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable
 
-from glimpse_runtime.backends import Backend
+from glimpse_runtime.backends import Backend, Tensor
 from glimpse_runtime.manifest import TensorSpec
-from glimpse_runtime.types import Array, IntArray
-
-_PAST = "past."
+from glimpse_runtime.memory import cache_buffers
+from glimpse_runtime.types import IntArray
 
 
 class KVCache:
@@ -25,27 +24,24 @@ class KVCache:
         self._backend = backend
         self.capacity = capacity
         self.length = 0
-        self.state: dict[str, Array] = {}
-        for tensor in inputs:
-            if tensor.name.startswith(_PAST):
-                shape = [capacity if isinstance(dim, str) else dim for dim in tensor.shape]
-                self.state[tensor.name[len(_PAST) :]] = backend.allocate(shape, tensor.dtype)
+        buffers = cache_buffers(inputs, capacity)
+        self.state: dict[str, Tensor] = {name: backend.allocate(*buffer) for name, buffer in buffers.items()}
 
     @property
     def nbytes(self) -> int:
         """Bytes of all buffers."""
         return sum(buffer.nbytes for buffer in self.state.values())
 
-    def compact(self, keep: IntArray) -> None:
-        """Keeps only the rows ``keep`` (ascending) of every layer."""
-        self._backend.compact(list(self.state.values()), keep)
+    def compact(self, hidden: Tensor, keep: IntArray) -> None:
+        """Keeps only the rows ``keep`` (ascending) of every layer, and of (1, rows, hidden) states."""
+        self._backend.compact(list(self.state.values()), hidden, keep)
         self.length = len(keep)
 
-    def save(self) -> list[Array]:
+    def save(self) -> list[Tensor]:
         """Returns copies of the valid rows of every buffer."""
         return self._backend.save(list(self.state.values()), self.length)
 
-    def restore(self, saved: list[Array]) -> None:
+    def restore(self, saved: list[Tensor]) -> None:
         """Puts saved rows back; they are then the valid ones."""
         self._backend.restore(list(self.state.values()), saved)
         self.length = saved[0].shape[2] if saved else 0

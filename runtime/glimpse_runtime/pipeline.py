@@ -1,14 +1,15 @@
 """The stages in order: vision, lower layers, scorer, selection, compaction, upper layers, decode steps."""
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from glimpse_runtime import pruning
-from glimpse_runtime.backends import Backend, Engine
+from glimpse_runtime.backends import Backend, Engine, Tensor
 from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.cache import KVCache
 from glimpse_runtime.errors import PromptError
@@ -21,7 +22,7 @@ from glimpse_runtime.prompt import Prompt, place
 from glimpse_runtime.pruning import PruneReport, Pruning, Rule
 from glimpse_runtime.stats import Stats
 from glimpse_runtime.stepper import Stepper
-from glimpse_runtime.types import Array, BoolArray, FloatArray, IntArray
+from glimpse_runtime.types import Array, FloatArray, IntArray
 from glimpse_runtime.visual import Visual, VisualTokens, emit_trace
 
 Trace = Callable[[str, Array], None]
@@ -36,13 +37,13 @@ class Prefix:
 
     Attributes:
         ids: (tokens,) the prompt up to its last visual token.
-        hidden: (1, tokens, hidden) float32 after layer K.
+        hidden: (1, tokens, hidden) float32 after layer K, of the backend.
         cache: the rows of the lower layers' KV cache.
     """
 
     ids: IntArray
-    hidden: FloatArray
-    cache: list[Array]
+    hidden: Tensor
+    cache: list[Tensor]
 
     @property
     def nbytes(self) -> int:
@@ -66,6 +67,7 @@ class Pipeline:
         text = manifest.text
         self.manifest = manifest
         self.trace = trace
+        self._backend = backend
         self._embedding = bundle.embedding()
         self._rope = TextRope(text.head_dim, text.rope_theta, text.mrope_section)
         self._capacity = manifest.profiles["context"].max
@@ -73,6 +75,9 @@ class Pipeline:
         stages = manifest.stages_of(manifest.choose_dialect(backend.dialects))
         self._lower_cache = KVCache(backend, stages["lower"].inputs, self._capacity)
         self._upper_cache = KVCache(backend, stages["upper"].inputs, self._capacity)
+        # Hidden states before the first layer and behind layer K; memory of the host is taken as it is touched.
+        hidden = (1, self._capacity, text.hidden_size)
+        self._hidden_in, self._hidden = backend.allocate(hidden, "float32"), backend.allocate(hidden, "float32")
 
         states = {"lower": self._lower_cache.state, "upper": self._upper_cache.state}
 
@@ -84,15 +89,17 @@ class Pipeline:
         with ThreadPoolExecutor(len(STAGES)) as pool:
             engines = dict(zip(STAGES, pool.map(load, STAGES), strict=True))
         self._lower, self._upper = engines["lower"], engines["upper"]
-        self._visual = Visual(manifest, engines["vision"], engines["score"], self._emit)
+        self._visual = Visual(manifest, backend, engines["vision"], engines["score"], self._emit)
         self._step = Stepper(
             manifest,
+            backend,
             self._embedding,
             self._rope,
             (self._lower, self._upper),
             (self._lower_cache, self._upper_cache),
         )
         self._next_position = np.zeros(3, np.int64)
+        self._warming = False
 
     @property
     def room(self) -> int:
@@ -111,7 +118,7 @@ class Pipeline:
 
     def close(self) -> None:
         """Frees the graphs."""
-        for part in (self._visual, self._lower, self._upper):
+        for part in (self._visual, self._lower, self._upper, self._backend):
             part.close()
 
     def warm_up(self, largest: bool) -> None:
@@ -124,7 +131,7 @@ class Pipeline:
         room = self._capacity - self.manifest.glimpse.length - 1
         if room < 2:
             return
-        trace, self.trace = self.trace, None
+        trace, self.trace, self._warming = self.trace, None, True
         merge, token = self.manifest.images.merge_size, self.manifest.tokens.image
         vision = self.manifest.vision
         tokens = min(self.manifest.profiles["visual_tokens"].max, room - 1) if largest else 1
@@ -140,7 +147,7 @@ class Pipeline:
         self.prefill(place(ids, (grid,), token), visual, None, keep_all, stats, interrupt)
         self.decode(int(ids[-1]), stats, interrupt)
         self._lower_cache.length = self._upper_cache.length = 0
-        self.trace = trace
+        self.trace, self._warming = trace, False
 
     def check(self, prompt: Prompt, request: Pruning) -> None:
         """Refuses a request that cannot be run, before any compute.
@@ -171,7 +178,7 @@ class Pipeline:
         """Runs the vision encoder on one image."""
         with stats.stage("vision"):
             tokens = self._visual.encode(image, interrupt)
-            require_finite("vision", self.manifest.precision, tokens.embeds, tokens.features)
+            self._require_finite("vision", tokens.embeds, tokens.features)
             return tokens
 
     def prefix(self, prompt: Prompt, images: Sequence[VisualTokens], stats: Stats, interrupt: Interrupt) -> Prefix:
@@ -180,7 +187,9 @@ class Pipeline:
         count = int(np.flatnonzero(is_image)[-1]) + 1
         self._lower_cache.length = 0
         with stats.stage("lower"):
-            hidden, _ = self._run_lower(prompt.ids[:count], prompt.positions[:, :count], images, 0, interrupt)
+            self._run_lower(prompt.ids[:count], prompt.positions[:, :count], images, 0, interrupt)
+            hidden = self._backend.allocate((1, count, self.manifest.text.hidden_size), "float32")
+            self._backend.copy(self._backend.rows(self._hidden, 0, count), hidden)
             return Prefix(prompt.ids[:count].copy(), hidden, self._lower_cache.save())
 
     def prefill(
@@ -205,12 +214,13 @@ class Pipeline:
         Returns:
             (vocab,) float32 logits of the first new token, and what pruning did.
         """
-        ids, positions = prompt.ids, prompt.positions
-        is_image = ids == self.manifest.tokens.image
+        ids, positions, backend = prompt.ids, prompt.positions, self._backend
         with stats.stage("lower"):
-            hidden, attention = self._run_prompt(prompt, images, prefix, request, interrupt)
+            attention = self._run_prompt(prompt, images, prefix, request, interrupt)
+        hidden = backend.rows(self._hidden, 0, len(ids))
         self._emit("position_ids", positions)
-        self._emit("hidden_reduce", hidden[0, : len(ids)])
+        if self.trace is not None:
+            self.trace("hidden_reduce", backend.download(hidden)[0].copy())
         if not (request.enabled and prompt.grids):
             self._next_position[:] = positions.max() + 1
             report = pruning.report_unpruned(
@@ -218,26 +228,27 @@ class Pipeline:
             )
             keep_rows = np.arange(len(ids))
         else:
+            is_image = ids == self.manifest.tokens.image
             rule = self._rule(request)
-            logits = self._mask_logits(attention, is_image, images, request, stats, interrupt)
+            logits = self._mask_logits(attention, np.flatnonzero(is_image), images, request, stats, interrupt)
             with stats.stage("select"):
                 keep = pruning.select(logits, rule, prompt.grids)
                 keep_rows = pruning.keep_index(keep, is_image)
             report = pruning.report_pruned(request, rule, logits, keep, prompt.grids)
             self._emit("keep_mask", keep)
             with stats.stage("compact"):
-                self._lower_cache.compact(keep_rows)
+                self._lower_cache.compact(hidden, keep_rows)
             self._next_position[:] = positions[:, keep_rows[-1]] + 1
         self._emit("keep_rows", keep_rows)
         with stats.stage("upper"):
             self._upper_cache.length = 0
-            inputs = {"hidden_in": hidden[:, keep_rows]}
-            out = self._run_rows(self._upper, self._upper_cache, inputs, positions[:, keep_rows], 1, interrupt)[-1]
+            kept = Rows(backend.rows(hidden, 0, len(keep_rows)), positions[:, keep_rows])
+            out = self._run_rows(self._upper, self._upper_cache, kept, interrupt)
+            first: FloatArray = backend.download(out["logits"]).reshape(-1)
         self._emit_trace(out)
-        require_finite("upper", self.manifest.precision, out["logits"])
-        self._emit("logits_step", out["logits"])
+        require_finite("upper", self.manifest.precision, first)
+        self._emit("logits_step", first[None])
         self._emit_caches()
-        first: FloatArray = out["logits"].reshape(-1)
         return first, report
 
     def decode(self, token: int, stats: Stats, interrupt: Interrupt) -> FloatArray:
@@ -258,21 +269,20 @@ class Pipeline:
         prefix: Prefix | None,
         request: Pruning,
         interrupt: Interrupt,
-    ) -> tuple[FloatArray, FloatArray | None]:
-        """Runs what is not in the prefix through the lower layers; returns the hidden rows of the whole prompt."""
+    ) -> Tensor:
+        """Runs what is not in the prefix through the lower layers; returns the glimpse's attention."""
         glimpse_rows = self._glimpse_rows(prompt, request)
         self._lower_cache.length = 0
         done = 0
         if prefix is not None:
             done = len(prefix.ids)
             self._lower_cache.restore(prefix.cache)
-        hidden, attention = self._run_lower(
+            self._backend.copy(prefix.hidden, self._backend.rows(self._hidden, 0, done))
+        attention = self._run_lower(
             prompt.ids[done:], prompt.positions[:, done:], () if prefix else images, glimpse_rows, interrupt
         )
         self._lower_cache.length = len(prompt.ids)  # the glimpse rows are dropped
-        if prefix is not None:
-            hidden = np.concatenate([prefix.hidden, hidden], axis=1)
-        return hidden, attention
+        return attention
 
     def _run_lower(
         self,
@@ -281,14 +291,18 @@ class Pipeline:
         images: Sequence[VisualTokens],
         glimpse_rows: int,
         interrupt: Interrupt,
-    ) -> tuple[FloatArray, FloatArray | None]:
-        """Runs rows through the lower layers; glimpse rows enter as zeros and get their vectors in the graph."""
-        rows, length = len(ids) + glimpse_rows, self.manifest.glimpse.length
-        hidden = np.zeros((1, rows, self.manifest.text.hidden_size), np.float32)
-        hidden[0, : len(ids)] = self._embedding.rows(ids)
+    ) -> Tensor:
+        """Runs rows behind those in the cache through the lower layers, and returns the last row's attention.
+
+        The hidden states stay in ``_hidden``. Glimpse rows enter as zeros and get their vectors in the graph.
+        """
+        done, rows, length = self._lower_cache.length, len(ids) + glimpse_rows, self.manifest.glimpse.length
+        words = np.zeros((1, rows, self.manifest.text.hidden_size), np.float32)
+        words[0, : len(ids)] = self._embedding.rows(ids)
+        hidden = self._backend.rows(self._hidden_in, done, done + rows)
+        self._backend.copy(words, hidden)
         if images:
-            is_image = ids == self.manifest.tokens.image
-            hidden[0, : len(ids)][is_image] = np.concatenate([image.embeds for image in images])
+            self._place_images(np.flatnonzero(ids == self.manifest.tokens.image), images, hidden)
         gate = np.zeros((1, rows, length), np.float32)
         if glimpse_rows:
             gate[0, len(ids) :] = np.eye(length, dtype=np.float32)
@@ -296,40 +310,36 @@ class Pipeline:
             glimpse_positions = positions[-1, -1] + 1 + np.arange(length)
             positions = np.concatenate([positions, np.tile(glimpse_positions, (3, 1))], axis=1)
             self._emit("glimpse_position_ids", positions[:, len(ids) :])
-        inputs = {"hidden_in": hidden, "glimpse_gate": gate}
-        outputs = self._run_rows(self._lower, self._lower_cache, inputs, positions, max(glimpse_rows, 1), interrupt)
-        self._emit_trace(outputs[-1])
-        hidden_out = [out["hidden_out"] for out in outputs]
-        whole = hidden_out[0] if len(hidden_out) == 1 else np.concatenate(hidden_out, axis=1)
-        return whole, outputs[-1].get("glimpse_attention")
+        target = self._backend.rows(self._hidden, done, done + rows)
+        work = Rows(hidden, positions, gate, target, max(glimpse_rows, 1))
+        out = self._run_rows(self._lower, self._lower_cache, work, interrupt)
+        self._emit_trace(out)
+        return out["glimpse_attention"]
 
-    def _run_rows(
-        self,
-        engine: Engine,
-        cache: KVCache,
-        inputs: dict[str, Array],
-        positions: IntArray,
-        together: int,
-        interrupt: Interrupt,
-    ) -> list[dict[str, Array]]:
-        """Runs rows behind those in the cache, a run of them after the other, and returns the outputs of each.
+    def _place_images(self, visual_rows: IntArray, images: Sequence[VisualTokens], hidden: Tensor) -> None:
+        """Writes the visual tokens of all images over the rows of their tokens, a run of rows at a time."""
+        start = 0
+        for image in images:
+            rows = visual_rows[start : start + image.grid.visual_tokens]
+            start += len(rows)
+            cuts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1), len(rows)]
+            for first, last in itertools.pairwise(cuts):
+                target = self._backend.rows(hidden, int(rows[first]), int(rows[last - 1]) + 1)
+                self._backend.copy(self._backend.rows(image.embeds, int(first), int(last)), target)
 
-        Args:
-            engine: the graph.
-            cache: its cache, whose length grows.
-            inputs: (1, rows, width) arrays by name.
-            positions: (3, rows).
-            together: rows at the end that must not be parted.
-            interrupt: ends the request early.
-        """
-        outputs = []
-        for start, stop in runs_of_rows(positions.shape[1], together):
-            part = {name: np.ascontiguousarray(array[:, start:stop]) for name, array in inputs.items()}
-            outputs.append(engine.run({**part, **self._step_inputs(positions[:, start:stop], cache)}, interrupt))
+    def _run_rows(self, engine: Engine, cache: KVCache, work: "Rows", interrupt: Interrupt) -> dict[str, Tensor]:
+        """Runs rows behind those in the cache, a run of them after the other, and returns the last one's outputs."""
+        out: dict[str, Tensor] = {}
+        for start, stop in runs_of_rows(work.positions.shape[1], work.together):
+            inputs: dict[str, Tensor] = {"hidden_in": self._backend.rows(work.hidden, start, stop)}
+            if work.gate is not None:
+                inputs["glimpse_gate"] = work.gate[:, start:stop]
+            target = None if work.target is None else {"hidden_out": self._backend.rows(work.target, start, stop)}
+            out = engine.run({**inputs, **self._step_inputs(work.positions[:, start:stop], cache)}, interrupt, target)
             cache.length += stop - start
-        return outputs
+        return out
 
-    def _step_inputs(self, positions: IntArray, cache: KVCache) -> dict[str, Array]:
+    def _step_inputs(self, positions: IntArray, cache: KVCache) -> dict[str, Tensor]:
         cos, sin = self._rope(positions)
         total = cache.length + positions.shape[1]
         return {
@@ -342,8 +352,8 @@ class Pipeline:
 
     def _mask_logits(
         self,
-        attention: FloatArray | None,
-        is_image: BoolArray,
+        attention: Tensor,
+        visual_rows: IntArray,
         images: Sequence[VisualTokens],
         request: Pruning,
         stats: Stats,
@@ -351,11 +361,11 @@ class Pipeline:
     ) -> FloatArray:
         if request.keep_masks is not None:
             return pruning.mask_logits(request.keep_masks, [image.grid for image in images])
-        assert attention is not None
         with stats.stage("score"):
-            image_attention = np.ascontiguousarray(attention[:, np.flatnonzero(is_image)].T)
-            require_finite("lower", self.manifest.precision, image_attention)
-            logits = self._visual.score(image_attention, images, interrupt)
+            self._require_finite("lower", attention)
+            if self.trace is not None:
+                self.trace("attn_logits", self._backend.download(attention)[:, visual_rows].T)
+            logits = self._visual.score(attention, visual_rows, images, interrupt)
             require_finite("score", self.manifest.precision, logits)
             return logits
 
@@ -366,18 +376,43 @@ class Pipeline:
     def _rule(self, request: Pruning) -> Rule:
         return pruning.merge(request, self.manifest.pruning)
 
-    def _emit(self, name: str, value: Array) -> None:
-        if self.trace is not None:
-            self.trace(name, value)
+    def _require_finite(self, stage: str, *tensors: Tensor) -> None:
+        """Checks a stage's outputs: always on the host; on a device, where looking costs time, while warming up."""
+        if self._backend.on_host or self._warming:
+            require_finite(stage, self.manifest.precision, *(self._backend.download(tensor) for tensor in tensors))
 
-    def _emit_trace(self, outputs: dict[str, Array]) -> None:
+    def _emit(self, name: str, value: Tensor) -> None:
+        if self.trace is not None:
+            self.trace(name, value if isinstance(value, np.ndarray) else self._backend.download(value))
+
+    def _emit_trace(self, outputs: Mapping[str, Tensor]) -> None:
         emit_trace(outputs, self._emit)
 
     def _emit_caches(self) -> None:
         if self.trace is not None:
             for cache in (self._lower_cache, self._upper_cache):
                 for name, buffer in cache.state.items():
-                    self.trace(f"cache.{name}", buffer[0, :, : cache.length, : self.manifest.text.head_dim])
+                    rows = self._backend.download(buffer)[0, :, : cache.length, : self.manifest.text.head_dim]
+                    self.trace(f"cache.{name}", rows)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a prompt that go through one decoder graph.
+
+    Attributes:
+        hidden: (1, rows, hidden) float32 of the backend.
+        positions: (3, rows).
+        gate: (1, rows, glimpse length) which glimpse vector a row gets; None for a graph without a gate.
+        target: (1, rows, hidden) where the graph's ``hidden_out`` goes; None for a graph without it.
+        together: rows at the end that must not be parted.
+    """
+
+    hidden: Tensor
+    positions: IntArray
+    gate: FloatArray | None = None
+    target: Tensor | None = None
+    together: int = 1
 
 
 def runs_of_rows(rows: int, together: int) -> list[tuple[int, int]]:

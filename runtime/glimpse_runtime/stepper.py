@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from glimpse_runtime.backends import Engine
+from glimpse_runtime.backends import Backend, Engine, Tensor
 from glimpse_runtime.bundle import EmbeddingTable
 from glimpse_runtime.cache import KVCache
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.manifest import Manifest
 from glimpse_runtime.positions import TextRope
-from glimpse_runtime.types import Array, FloatArray, IntArray
+from glimpse_runtime.types import FloatArray, IntArray
 
 
 class Stepper:
@@ -22,6 +22,7 @@ class Stepper:
     def __init__(
         self,
         manifest: Manifest,
+        backend: Backend,
         embedding: EmbeddingTable,
         rope: TextRope,
         engines: tuple[Engine, Engine],
@@ -33,7 +34,7 @@ class Stepper:
         self._rope = rope
         self._caches = caches
         self._hidden_in = np.zeros((1, 1, text.hidden_size), np.float32)
-        self._middle = np.zeros((1, 1, text.hidden_size), np.float32)
+        self._middle = backend.allocate((1, 1, text.hidden_size), "float32")
         self._logits = np.zeros((1, text.vocab_size), np.float32)
         self._cos, self._sin = (np.zeros((1, text.head_dim // 2), np.float32) for _ in range(2))
         self._counts = tuple((np.zeros(1, np.int32), np.zeros((), np.int32), np.zeros(1, np.int64)) for _ in caches)
@@ -58,8 +59,8 @@ class Stepper:
         return logits
 
     def _prepare(
-        self, engine: Engine, index: int, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
+        self, engine: Engine, index: int, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
     ) -> Callable[[Interrupt], None]:
         seqlens_k, total, slots = self._counts[index]
-        counts: dict[str, Array] = {"seqlens_k": seqlens_k, "total_sequence_length": total, "slots": slots}
+        counts: dict[str, Tensor] = {"seqlens_k": seqlens_k, "total_sequence_length": total, "slots": slots}
         return engine.prepare({**inputs, "cos": self._cos, "sin": self._sin, **counts}, outputs)

@@ -1,18 +1,18 @@
 """The two graphs that look at images one by one: the vision encoder and the scorer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from glimpse_runtime.backends import Engine
+from glimpse_runtime.backends import Backend, Engine, Tensor
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.manifest import Manifest
-from glimpse_runtime.positions import Windows, patch_windows, token_rope, token_windows, vision_rope
+from glimpse_runtime.positions import patch_windows, token_rope, token_windows, vision_rope
 from glimpse_runtime.preprocess import Grid, Patches
-from glimpse_runtime.types import Array, FloatArray
+from glimpse_runtime.types import FloatArray, IntArray
 
-Emit = Callable[[str, Array], None]
+Emit = Callable[[str, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class VisualTokens:
 
     Attributes:
         grid: its patch grid.
-        embeds: (visual tokens, hidden) float32, row-major on the merged grid.
-        features: (taps, visual tokens, vision hidden) float32, what the scorer reads.
+        embeds: (visual tokens, hidden) float32 of the backend, row-major on the merged grid.
+        features: (taps, visual tokens, vision hidden) float32 of the backend, what the scorer reads.
     """
 
     grid: Grid
-    embeds: FloatArray
-    features: FloatArray
+    embeds: Tensor
+    features: Tensor
 
     @property
     def nbytes(self) -> int:
@@ -38,9 +38,10 @@ class VisualTokens:
 class Visual:
     """Encodes images, and scores their visual tokens."""
 
-    def __init__(self, manifest: Manifest, vision: Engine, scorer: Engine, emit: Emit) -> None:
-        """Takes the loaded graphs; ``emit`` gets intermediate arrays by name."""
+    def __init__(self, manifest: Manifest, backend: Backend, vision: Engine, scorer: Engine, emit: Emit) -> None:
+        """Takes the loaded graphs; ``emit`` gets intermediate tensors by name."""
         self._manifest = manifest
+        self._backend = backend
         self._vision = vision
         self._scorer = scorer
         self._emit = emit
@@ -50,31 +51,37 @@ class Visual:
         vision, grid = self._manifest.vision, image.grid
         windows = patch_windows(grid, vision.window_size, vision.patch_size)
         cos, sin = vision_rope(grid, vision.head_dim, vision.rope_theta)
-        inputs = {"pixel_values": image.pixel_values, "cos": cos, "sin": sin, **_window_inputs(windows)}
-        out = self._vision.run(inputs, interrupt)
+        inputs = {"pixel_values": image.pixel_values, "cos": cos, "sin": sin, **windows.inputs()}
+        # Memory of their own, not the engine's: they stay, and what the engine worked in can go.
+        count, taps = grid.visual_tokens, len(vision.taps)
+        embeds = self._backend.allocate((count, self._manifest.text.hidden_size), "float32")
+        features = self._backend.allocate((taps, count, vision.hidden_size), "float32")
+        self._vision.run(inputs, interrupt, {"image_embeds": embeds, "features": features})
         self._emit("pixel_values", image.pixel_values)
         self._emit("window_order", windows.order)
         self._emit("window_lengths", windows.lengths)
-        self._emit("image_embeds", out["image_embeds"])
-        self._emit("visual_features", out["features"])
-        return VisualTokens(grid, out["image_embeds"], out["features"])
+        self._emit("image_embeds", embeds)
+        self._emit("visual_features", features)
+        return VisualTokens(grid, embeds, features)
 
-    def score(self, attention: FloatArray, images: Sequence[VisualTokens], interrupt: Interrupt) -> FloatArray:
+    def score(
+        self, attention: Tensor, visual_rows: IntArray, images: Sequence[VisualTokens], interrupt: Interrupt
+    ) -> FloatArray:
         """Scores the visual tokens of a prompt, image by image.
 
         Args:
-            attention: (visual tokens, layers * heads) the glimpse's attention to all images in order.
+            attention: (layers * heads, rows) the glimpse's attention to the whole prompt.
+            visual_rows: (visual tokens,) the prompt's rows that are visual tokens of all images in order.
             images: the encoded images.
             interrupt: ends the request early.
 
         Returns:
             (visual tokens,) float32 logits.
         """
-        self._emit("attn_logits", attention)
         parts, start = [], 0
         for image in images:
             end = start + image.grid.visual_tokens
-            parts.append(self._score_image(attention[start:end], image, interrupt))
+            parts.append(self._score_image(attention, visual_rows[start:end], image, interrupt))
             start = end
         rows: FloatArray = np.concatenate(parts, axis=1)
         self._emit("mask_logits", rows)
@@ -86,28 +93,30 @@ class Visual:
         self._vision.close()
         self._scorer.close()
 
-    def _score_image(self, attention: FloatArray, image: VisualTokens, interrupt: Interrupt) -> FloatArray:
+    def _score_image(
+        self, attention: Tensor, visual_rows: IntArray, image: VisualTokens, interrupt: Interrupt
+    ) -> FloatArray:
         """(output rows, visual tokens) float32 of one image; the last row decides."""
         scorer, vision = self._manifest.scorer, self._manifest.vision
         cos, sin = token_rope(image.grid, scorer.head_dim, scorer.rope_theta)
-        windows = _window_inputs(token_windows(image.grid, vision.window_size, vision.patch_size))
-        inputs = {"attention": attention, "features": image.features, "cos": cos, "sin": sin, **windows}
-        out = self._scorer.run(inputs, interrupt)
+        windows = token_windows(image.grid, vision.window_size, vision.patch_size)
+        out = self._scorer.run(
+            {
+                "attention": attention,
+                "visual_rows": visual_rows,
+                "features": image.features,
+                "cos": cos,
+                "sin": sin,
+                **windows.inputs(),
+            },
+            interrupt,
+        )
         emit_trace(out, self._emit)
-        scores: FloatArray = out["token_logits"]
-        return scores
+        return self._backend.download(out["token_logits"]).copy()
 
 
-def emit_trace(outputs: dict[str, Array], emit: Emit) -> None:
+def emit_trace(outputs: Mapping[str, Tensor], emit: Emit) -> None:
     """Hands on the outputs that a graph has for tracing alone."""
     for name, value in outputs.items():
         if name.startswith("trace."):
             emit(name, value)
-
-
-def _window_inputs(windows: Windows) -> dict[str, Array]:
-    return {
-        "window_gather": windows.gather,
-        "window_scatter": windows.scatter,
-        "window_keys": windows.keys,
-    }

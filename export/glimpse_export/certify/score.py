@@ -1,6 +1,6 @@
 """Checks the scorer block by block, and the selection that follows from its logits."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +97,14 @@ class ScoreCheck:
     def _ours(self, maps: FloatArray, features: FloatArray, grid: Grid) -> FloatArray:
         """(visual tokens,) the graph's logits of one image; every block is checked on what the graph fed it."""
         merged, taps = grid.merged, torch.from_numpy(features)
-        values: dict[str, Array] = {"attention": maps, "features": features, **_tables(grid, self._manifest)}
+        # Columns backwards, so that the graph has to look them up by their row.
+        backwards = np.arange(len(maps))[::-1].copy()
+        values: dict[str, Array] = {
+            "attention": np.ascontiguousarray(maps[backwards].T),
+            "visual_rows": backwards,
+            "features": features,
+            **_tables(grid, self._manifest),
+        }
         for index, (name, piece) in enumerate(zip(self._states, self._pieces, strict=True)):
             (out,) = piece(values)
             self._recorder.finite(STAGE, index - 1 if index else None, out)
@@ -166,21 +173,23 @@ class ScoreCheck:
         return needed.names
 
 
-class _Reads(dict[str, torch.Tensor]):
+class _Reads(Mapping[str, torch.Tensor]):
     """Notes which tensors are read."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        super().__init__(tensors)
+        self._tensors = tensors
         self.names: set[str] = set()
 
     def __getitem__(self, name: str) -> torch.Tensor:
+        found = self._tensors[name]
         self.names.add(name)
-        return super().__getitem__(name)
+        return found
 
-    def get(self, name: str, default: object = None) -> torch.Tensor:
-        if name in self:
-            self.names.add(name)
-        return super().get(name, default)  # type: ignore[arg-type]
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def _overlap(found: BoolArray, expected: BoolArray) -> float:
@@ -204,10 +213,4 @@ def _tables(grid: Grid, manifest: Manifest) -> dict[str, Array]:
     scorer, vision = manifest.scorer, manifest.vision
     windows = token_windows(grid, vision.window_size, vision.patch_size)
     cos, sin = token_rope(grid, scorer.head_dim, scorer.rope_theta)
-    return {
-        "cos": cos,
-        "sin": sin,
-        "window_gather": windows.gather,
-        "window_scatter": windows.scatter,
-        "window_keys": windows.keys,
-    }
+    return {"cos": cos, "sin": sin, **windows.inputs()}

@@ -141,7 +141,10 @@ class GraphBuilder:
     def save(self, path: Path) -> None:
         """Writes the graph."""
         model = ir.Model(
-            self._graph, ir_version=_IR_VERSIONS[self.opset], producer_name="glimpse-export", functions=self._functions
+            self._graph,
+            ir_version=_IR_VERSIONS[self.opset],
+            producer_name="glimpse-export",
+            functions=self._functions,
         )
         ir.save(model, path)
 

@@ -2,7 +2,7 @@
 
 import os
 
-from glimpse_runtime.backends.base import Backend, Engine
+from glimpse_runtime.backends.base import Backend, Engine, Tensor
 from glimpse_runtime.errors import BackendError, InputError
 
 BACKENDS = ("cpu",)
@@ -29,4 +29,4 @@ def open_backend(device: str, threads: int | None = None) -> Backend:
     raise BackendError(f"unknown device {device!r}; this version has: {', '.join(BACKENDS)}")
 
 
-__all__ = ["BACKENDS", "Backend", "Engine", "open_backend"]
+__all__ = ["BACKENDS", "Backend", "Engine", "Tensor", "open_backend"]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from glimpse_runtime.backends.host import HostMemory
+from glimpse_runtime.backends.base import Tensor
+from glimpse_runtime.backends.host import HostMemory, host
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.manifest import StageSpec
-from glimpse_runtime.types import Array
 
 
 class FakeBackend(HostMemory):
@@ -21,7 +21,7 @@ class FakeBackend(HostMemory):
         """Needs no library; ``merge_unit`` patches become one visual token."""
         self._merge_unit = merge_unit
 
-    def load(self, graph: Path, stage: StageSpec, state: Mapping[str, Array]) -> "FakeEngine":
+    def load(self, graph: Path, stage: StageSpec, state: Mapping[str, Tensor]) -> "FakeEngine":
         """Returns an engine for the stage; the graph file is not read."""
         return FakeEngine(stage, self._merge_unit)
 
@@ -34,7 +34,9 @@ class FakeEngine:
         self._stage = stage
         self._merge_unit = merge_unit
 
-    def run(self, inputs: Mapping[str, Array], interrupt: Interrupt) -> dict[str, Array]:
+    def run(
+        self, inputs: Mapping[str, Tensor], interrupt: Interrupt, outputs: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Returns zeros; see ``Engine.run``."""
         interrupt.check()
         dims: dict[str, int] = {}
@@ -43,16 +45,19 @@ class FakeEngine:
                 named = zip(tensor.shape, np.shape(inputs[tensor.name]), strict=True)
                 dims |= {dim: length for dim, length in named if isinstance(dim, str)}
         if "total_sequence_length" in inputs:
-            dims["total"] = int(inputs["total_sequence_length"])
+            dims["total"] = int(host(inputs["total_sequence_length"]))
         if "patches" in dims:
             dims["visual_tokens"] = dims["patches"] // self._merge_unit
+        given = outputs or {}
         return {
-            tensor.name: np.zeros(_shape(tensor.shape, dims), tensor.dtype)
+            tensor.name: given[tensor.name]
+            if tensor.name in given
+            else np.zeros(_shape(tensor.shape, dims), tensor.dtype)
             for tensor in self._stage.outputs
             if not tensor.name.startswith("present.")
         }
 
-    def prepare(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[Interrupt], None]:
+    def prepare(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Callable[[Interrupt], None]:
         """Returns a step that only looks at the interrupt; see ``Engine.prepare``."""
         return Interrupt.check
 

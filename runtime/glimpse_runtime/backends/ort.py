@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from glimpse_runtime.backends.host import HostMemory
+from glimpse_runtime.backends.base import Tensor
+from glimpse_runtime.backends.host import HostMemory, host
 from glimpse_runtime.errors import BackendError
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.manifest import StageSpec
@@ -58,7 +59,7 @@ class OrtBackend(HostMemory):
         # Spinning threads starve each other where cores are shared: decode took 284 ms with it, 95 ms without.
         self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
 
-    def load(self, graph: Path, stage: StageSpec, state: Mapping[str, Array]) -> "OrtEngine":
+    def load(self, graph: Path, stage: StageSpec, state: Mapping[str, Tensor]) -> "OrtEngine":
         """Loads a graph; see ``Backend.load``.
 
         Raises:
@@ -93,32 +94,39 @@ def _share_arena(ort: Any) -> None:
 class OrtEngine:
     """One onnxruntime session and the state its graph extends in place."""
 
-    def __init__(self, ort: Any, session: Any, stage: StageSpec, state: Mapping[str, Array]) -> None:
+    def __init__(self, ort: Any, session: Any, stage: StageSpec, state: Mapping[str, Tensor]) -> None:
         """Keeps ``state`` for the graph's ``past.*`` inputs and ``present.*`` outputs."""
         self._ort = ort
         self._session = session
-        self._state = dict(state)
+        self._state = {name: host(tensor) for name, tensor in state.items()}
         self._inputs = [tensor for tensor in stage.inputs if not tensor.name.startswith("past.")]
         self._outputs = [tensor.name for tensor in stage.outputs if not tensor.name.startswith("present.")]
 
-    def run(self, inputs: Mapping[str, Array], interrupt: Interrupt) -> dict[str, Array]:
+    def run(
+        self, inputs: Mapping[str, Tensor], interrupt: Interrupt, outputs: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Runs the graph; see ``Engine.run``."""
         # A binding keeps the shapes of its outputs, and these change from call to call: a new one each time.
         binding, bound = self._bind(inputs)
+        given = outputs or {}
         for name in self._outputs:
-            binding.bind_output(name, "cpu")
+            if name in given:
+                _bind(binding.bind_output, name, host(given[name]))
+            else:
+                binding.bind_output(name, "cpu")
         self._run(binding, interrupt, is_large=sum(array.nbytes for array in bound) >= _LARGE_RUN_BYTES)
         values = binding.get_outputs()[len(self._state) :]
-        return {name: value.numpy() for name, value in zip(self._outputs, values, strict=True)}
+        named = zip(self._outputs, values, strict=True)
+        return {name: given[name] if name in given else value.numpy() for name, value in named}
 
-    def prepare(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[Interrupt], None]:
+    def prepare(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Callable[[Interrupt], None]:
         """Binds once; see ``Engine.prepare``."""
         binding, keep_alive = self._bind(inputs)
         for spec, array in zip(self._inputs, keep_alive, strict=True):
             if array is not inputs[spec.name]:
                 raise BackendError(f"input {spec.name!r} must be a contiguous {spec.dtype} array to be bound once")
-        for name, array in outputs.items():
-            _bind(binding.bind_output, name, array)
+        for name, tensor in outputs.items():
+            _bind(binding.bind_output, name, host(tensor))
 
         def run(interrupt: Interrupt, keep_alive: object = (keep_alive, dict(outputs))) -> None:
             self._run(binding, interrupt, short=True)
@@ -130,7 +138,7 @@ class OrtEngine:
         self._session = None
         self._state = {}
 
-    def _bind(self, inputs: Mapping[str, Array]) -> tuple[Any, list[Array]]:
+    def _bind(self, inputs: Mapping[str, Tensor]) -> tuple[Any, list[Array]]:
         binding = self._session.io_binding()
         bound = []
         for spec in self._inputs:
