@@ -76,7 +76,7 @@ def test_every_stage_becomes_an_engine(
     machine.setenv("FAKE_TENSORRT", version)
     engines, _ = build(engine_bundle)
     manifest = Bundle.open(engine_bundle).manifest
-    assert set(engines) == set(manifest.stages_of(dialect)) >= {"vision", "lower", "score", "upper"}
+    assert set(engines) == set(manifest.stages_of(dialect)) == {"vision", "lower", "score", "compact", "upper"}
     for stage, engine in engines.items():
         built = content(engine)
         assert built["version"] == version
@@ -85,7 +85,7 @@ def test_every_stage_becomes_an_engine(
         assert engine.record.engine.bytes == engine.path.stat().st_size
         assert find_engine(engine.record.key) == engine
         report = json.loads(report_file(engine.record.key).read_text())
-        assert len(report["layers"]) == sum(engine.record.layers.values()) > 3
+        assert len(report["layers"]) == sum(engine.record.layers.values())
 
 
 def test_prefill_and_decode_share_the_weights(engine_bundle: Path) -> None:
@@ -193,6 +193,21 @@ def test_the_timing_cache_is_kept(machine: pytest.MonkeyPatch, engine_bundle: Pa
     machine.setattr(builder, "current_gpu", lambda: None)
     build(engine_bundle, "tensorrt-rtx")
     assert list((tmp_path / "cache" / "engines" / "timing").iterdir()) == [kept]
+
+
+@pytest.mark.parametrize("version", ["10.3.0", "10.13.2", "10.15.1"])
+def test_compaction_is_the_plugin_or_the_function_as_asked(
+    machine: pytest.MonkeyPatch, engine_bundle: Path, version: str
+) -> None:
+    machine.setenv("FAKE_TENSORRT", version)
+    plugin, _ = build(engine_bundle)
+    function, _ = build(engine_bundle, plugin=False)
+    assert plugin["compact"].record.layers == {"PLUGIN_V3": 1}
+    assert plugin["compact"].record.key.compaction == "plugin sources"
+    assert content(plugin["compact"])["plugins"] != []
+    assert function["compact"].record.key.compaction == "function"
+    assert content(function["compact"])["plugins"] == []
+    assert [stage for stage in plugin if plugin[stage] != function[stage]] == ["compact"]
 
 
 # Refusals.
