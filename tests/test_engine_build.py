@@ -210,6 +210,23 @@ def test_compaction_is_the_plugin_or_the_function_as_asked(
     assert [stage for stage in plugin if plugin[stage] != function[stage]] == ["compact"]
 
 
+def no_compiler(*arguments: object) -> Plugin:
+    raise BuildError("the compaction plugin cannot be compiled: no CUDA compiler")
+
+
+def test_without_a_compiler_the_function_serves_and_it_is_said(
+    machine: pytest.MonkeyPatch, engine_bundle: Path
+) -> None:
+    machine.setattr(builder, "find_plugin", no_compiler)
+    engines, said = build(engine_bundle)
+    assert engines["compact"].record.key.compaction == "function"
+    assert any("no CUDA compiler" in line and "Going on without it" in line for line in said)
+    with pytest.raises(BuildError, match="no CUDA compiler"):
+        build(engine_bundle, plugin=True)
+    machine.setattr(builder, "find_plugin", lambda *arguments: pytest.fail("not asked for"))
+    build(engine_bundle, plugin=False)
+
+
 # Refusals.
 
 

@@ -242,7 +242,7 @@ def test_the_compact_stage_of_a_bundle_with_a_plugin(bundles: dict[str, Path], m
     monkeypatch.setattr(building, "load_plugin", lambda found, library: None)
     monkeypatch.setattr(builder, "find_plugin", lambda *arguments: Plugin(Path("in Python"), "sources"))
     monkeypatch.setattr(builder, "build_apart", lambda job: build_engine(installed(job.target), job))
-    options = BuildOptions("tensorrt-rtx", dialect="opset24")
+    options = BuildOptions("tensorrt-rtx", dialect="opset24", plugin=True)
     with rtx_plugin.registered():
         engines = {e.record.key.stage: e.record for e in build_engines(bundles["fp16"], options, lambda line: None)}
     assert engines["compact"].layers == {"PLUGIN_V3": 1}

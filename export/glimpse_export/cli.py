@@ -15,7 +15,7 @@ from glimpse_models.listing import listing
 from glimpse_runtime import terminal
 
 _COUNT = click.IntRange(min=1)
-_FOR_BUNDLES = ("bundle", "target", "board", "dialects", "no_plugin", "budget", "force", "dry_run", "as_json", "debug")
+_FOR_BUNDLES = ("bundle", "target", "board", "dialects", "plugin", "budget", "force", "dry_run", "as_json", "debug")
 
 
 def _budget(context: click.Context, option: click.Parameter, value: str | None) -> Budget | None:
@@ -102,7 +102,11 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
     help="Refuse what would need more memory at run time than 8GiB, 6000MB or the like, or than is left on a board. "
     "With --bundle: what a build may take; by default what is free.",
 )
-@click.option("--no-plugin", is_flag=True, help="Build engines without the CUDA plugin; needs no nvcc.")
+@click.option(
+    "--plugin/--no-plugin",
+    default=None,
+    help="Insist on the CUDA plugin for compaction, or do without. By default it is used where it can be compiled.",
+)
 @click.option("--dry-run", is_flag=True, help="Check everything, print sizes, memory and times; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print the plan as one JSON object.")
 @click.option(

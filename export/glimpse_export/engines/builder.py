@@ -13,7 +13,7 @@ from glimpse_export.engines.worker import build_apart
 from glimpse_export.errors import BuildError
 from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.engines.flavours import Flavour, Installed, installed
-from glimpse_runtime.engines.gpu import current_gpu
+from glimpse_runtime.engines.gpu import Gpu, current_gpu
 from glimpse_runtime.engines.key import EngineKey, Setting, engine_key, has_compaction, is_turing
 from glimpse_runtime.engines.store import StoredEngine, engine_folder, find_engine
 from glimpse_runtime.lock import locked
@@ -58,9 +58,8 @@ def plan_engines(folder: Path, options: BuildOptions, progress: Progress) -> lis
     stages = bundle.manifest.stages_of(dialect)
     gpu = current_gpu()
     Setting.here(found, gpu)  # refuses early, before the plugin is compiled
-    plugin: Plugin | None = None
-    if options.plugin and any(has_compaction(bundle.path(spec.file).read_bytes()) for spec in stages.values()):
-        plugin = find_plugin(found, gpu, progress)
+    compacts = any(has_compaction(bundle.path(spec.file).read_bytes()) for spec in stages.values())
+    plugin = _plugin(found, gpu, options, progress) if compacts else None
     setting = Setting.here(found, gpu, plugin.sources if plugin else None)
     host_bytes = available_bytes() if options.budget is None else options.budget.available_bytes
     planned = []
@@ -103,6 +102,19 @@ def choose_dialect(manifest: Manifest, found: Installed, asked: str | None, fold
         f"{folder} has the dialect {', '.join(there)}, and {found.title} needs {' or '.join(wanted)}; export the model "
         f"again with --dialect {wanted[0]} (a bundle may have several dialects, on the same weights)"
     )
+
+
+def _plugin(found: Installed, gpu: Gpu | None, options: BuildOptions, progress: Progress) -> Plugin | None:
+    """Returns the compaction plugin as far as it is wanted and can be had."""
+    if options.plugin is False:
+        return None
+    try:
+        return find_plugin(found, gpu, progress)
+    except BuildError as error:
+        if options.plugin:
+            raise
+        progress(f"{error}\nGoing on without it.")
+        return None
 
 
 def _either(flavour: Flavour) -> str:
