@@ -33,8 +33,7 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
 )
 @click.option(
     "--bundle",
-    type=click.Path(path_type=Path),
-    metavar="BUNDLE",
+    metavar="BUNDLE|HUB-ID",
     help="Build the engines of this bundle, on the machine that will run them.",
 )
 @click.option(
@@ -171,13 +170,15 @@ def build(words: dict[str, Any]) -> None:
     """Builds the engines of a bundle, or says what there would be to build."""
     from glimpse_export.engines import plan_text
     from glimpse_export.engines.builder import build_engines, plan_engines
+    from glimpse_runtime.locate import locate
 
+    folder = locate(words["bundle"])
     options = build_options(words, words["dialects"][0] if words["dialects"] else None)
     if words["dry_run"]:
-        planned = plan_engines(words["bundle"], options, _progress)
+        planned = plan_engines(folder, options, _progress)
         click.echo(plan_text.to_json(planned) if words["as_json"] else plan_text.describe(planned))
         return
-    for engine in build_engines(words["bundle"], options, terminal.note):
+    for engine in build_engines(folder, options, terminal.note):
         click.echo(engine.path)
 
 
