@@ -1,5 +1,7 @@
 """Engines of a real bundle, built with a stand-in of TensorRT."""
 
+import errno
+import io
 import json
 import os
 import shutil
@@ -18,12 +20,14 @@ pytest.importorskip("onnx")
 from conftest import ROOT
 
 from glimpse_export.boards import parse_budget
+from glimpse_export.engines import build as building
 from glimpse_export.engines import builder
 from glimpse_export.engines.build import build_engine
 from glimpse_export.engines.builder import build_engines
 from glimpse_export.engines.job import Job
 from glimpse_export.engines.options import BuildOptions
 from glimpse_export.engines.plugin import Plugin
+from glimpse_export.engines.writer import write_engine
 from glimpse_export.errors import BuildError
 from glimpse_runtime.bundle import Bundle, packaged_bundle
 from glimpse_runtime.engines.flavours import installed
@@ -275,6 +279,39 @@ def test_a_tensorrt_that_does_not_start_is_said_so(machine: pytest.MonkeyPatch, 
     machine.setenv("FAKE_TENSORRT_FAULT", "null")
     with pytest.raises(BuildError, match=r"TensorRT 10\.15\.1 cannot start here; check the GPU and its driver"):
         build(engine_bundle)
+
+
+def test_a_full_disk_is_said_so(machine: pytest.MonkeyPatch, engine_bundle: Path) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    machine.setattr(building, "write_engine", full)
+    with pytest.raises(BuildError, match=r"cannot write .*/engines/.*: No space left on device; .* GLIMPSE_CACHE"):
+        build(engine_bundle)
+
+
+def test_a_full_disk_is_not_lost_in_the_builder(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An exception in TensorRT's own call would be."""
+
+    class Full(io.BytesIO):
+        def write(self, data: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    class Builder:
+        def build_serialized_network_to_stream(self, network: object, config: object, writer: Any) -> bool:
+            return bool(writer.write(b"engine") == 6)
+
+    with pytest.raises(OSError, match="No space left"):
+        write_engine(installed("tensorrt"), Builder(), None, None, Full())
+
+
+def test_a_cache_that_cannot_be_written_is_said_so(
+    machine: pytest.MonkeyPatch, engine_bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    machine.setenv("GLIMPSE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(BuildError, match=r"cannot write .* another folder for engines in GLIMPSE_CACHE"):
+        build(engine_bundle, plugin=False)
 
 
 # Processes of their own.

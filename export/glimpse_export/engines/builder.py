@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from glimpse_export.engines.cache import writing
 from glimpse_export.engines.job import Job
 from glimpse_export.engines.memory import available_bytes, build_memory, read_weights, require_memory
 from glimpse_export.engines.options import BuildOptions
@@ -31,13 +32,15 @@ class PlannedEngine:
     Attributes:
         key: all it depends on.
         job: how to build it.
-        stored: the engine if it is in the cache.
+        stored: the engine if it is in the cache and is to stay.
+        is_forced: whether it is to be built even if it is there.
         peak_bytes: memory that building it would take, about.
     """
 
     key: EngineKey
     job: Job
     stored: StoredEngine | None
+    is_forced: bool
     peak_bytes: int
 
 
@@ -72,7 +75,7 @@ def plan_engines(folder: Path, options: BuildOptions, progress: Progress) -> lis
         needed = build_memory(read_weights(bundle.path(spec.file)), found.flavour, gpu)
         if stored is None:
             require_memory(stage, needed, host_bytes, gpu)
-        planned.append(PlannedEngine(key, job, stored, needed.host_bytes))
+        planned.append(PlannedEngine(key, job, stored, options.force, needed.host_bytes))
     return planned
 
 
@@ -127,12 +130,12 @@ def _build(planned: PlannedEngine, progress: Progress) -> StoredEngine:
         progress(f"{planned.key.stage}: engine is there")
         return planned.stored
     folder = engine_folder(planned.key)
-    folder.mkdir(parents=True, exist_ok=True)
     waited = False
     while True:
-        with locked(folder) as is_mine:
+        with writing(folder), locked(folder) as is_mine:
             if is_mine:
-                stored = find_engine(planned.key) if waited else None
+                # What another process has built meanwhile is as good.
+                stored = find_engine(planned.key) if waited or not planned.is_forced else None
                 return stored or _build_now(planned, progress)
         if not waited:
             progress(f"{planned.key.stage}: another process is building this engine, waiting for it")
