@@ -6,7 +6,7 @@ from glimpse_runtime.manifest import Manifest, TensorSpec
 
 CACHE_STAGES = ("lower", "upper")
 _PAST = "past."
-_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8}
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "bool": 1, "int32": 4, "int64": 8}
 
 
 def memory_of_files(manifest: Manifest) -> dict[str, int]:
@@ -26,4 +26,4 @@ def kv_cache_bytes(manifest: Manifest) -> int:
 
 def _bytes(tensor: TensorSpec, context: int) -> int:
     lengths = [context if isinstance(dim, str) else dim for dim in tensor.shape]
-    return math.prod(lengths) * _ITEM_BYTES[tensor.dtype]
+    return math.prod(lengths) * ITEM_BYTES[tensor.dtype]
