@@ -21,10 +21,10 @@ class GraphBuilder:
 
     def __init__(self, name: str, weights: WeightLayout, opset: int) -> None:
         """Starts an empty graph whose weights go to ``weights``."""
-        self.name = name
-        self._weights = weights
+        self.name, self.weights, self.opset = name, weights, opset
         self._graph = ir.Graph([], [], nodes=[], name=name, opset_imports={"": opset, MICROSOFT: 1})
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._functions: list[ir.Function] = []
         self._nodes = 0
 
     def input(self, name: str, shape: Shape, dtype: Dtype = "float32") -> ir.Value:
@@ -63,7 +63,7 @@ class GraphBuilder:
 
     def weight(self, name: str, dtype: Dtype, shape: tuple[int, ...], parts: Parts) -> ir.Value:
         """Returns a weight stored in the weight file; see ``WeightLayout.store``."""
-        return self.stored(name, self._weights.store(name, dtype, shape, parts))
+        return self.stored(name, self.weights.store(name, dtype, shape, parts))
 
     def vector(self, name: str, shape: tuple[int, ...], make: Callable[[], Array]) -> ir.Value:
         """Returns a small float32 weight such as a bias, which ``make`` gives."""
@@ -79,7 +79,7 @@ class GraphBuilder:
                 where.dtype,
                 shape=ir.Shape(where.shape),
                 name=name,
-                base_dir=self._weights.path.parent,
+                base_dir=self.weights.path.parent,
             )
             value = ir.Value(
                 name=name, type=ir.TensorType(where.dtype), shape=ir.Shape(where.shape), const_value=tensor
@@ -103,6 +103,11 @@ class GraphBuilder:
         self._graph.append(node)
         return node.outputs
 
+    def define(self, function: ir.Function) -> None:
+        """Adds a model-local function; nodes of its name and domain then call it."""
+        self._functions.append(function)
+        self._graph.opset_imports[function.domain] = 1
+
     def reshape(self, x: ir.Value, *shape: int) -> ir.Value:
         """Reshapes; 0 copies a dimension, -1 infers one."""
         return self.op("Reshape", x, self.integers(*shape))
@@ -118,7 +123,7 @@ class GraphBuilder:
 
     def save(self, path: Path) -> None:
         """Writes the graph."""
-        model = ir.Model(self._graph, ir_version=10, producer_name="glimpse-export")
+        model = ir.Model(self._graph, ir_version=10, producer_name="glimpse-export", functions=self._functions)
         ir.save(model, path)
 
 
