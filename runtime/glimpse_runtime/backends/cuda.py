@@ -264,4 +264,4 @@ class Pinned(Resource):
         """Wraps an address that ``cudaHostAlloc`` gave."""
         super().__init__(cuda, "cudaFreeHost", address)
         self.address = address
-        self.array: Array = np.frombuffer((ctypes.c_uint8 * nbytes).from_address(address), np.uint8)
+        self.array: Array = np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
