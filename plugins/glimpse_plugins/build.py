@@ -59,7 +59,7 @@ def source_hash() -> str:
 def build_plugin(
     architectures: Sequence[int] = (), tensorrt_include: Path | None = None, need_tensorrt: bool = False
 ) -> Plugin:
-    """Builds kernels and, where TensorRT's headers are, the TensorRT plugin, into one library; or finds it in the cache.
+    """Builds the kernels and, where TensorRT's headers are, the TensorRT plugin, into one library, or finds it cached.
 
     Args:
         architectures: GPUs to build for, 87 for sm_87; none means this machine's GPU.
@@ -81,7 +81,7 @@ def build_plugin(
             " https://github.com/NVIDIA/TensorRT, and name it in TENSORRT_INCLUDE_DIR."
         )
     flags = [*_NVCC_FLAGS, *(f"-gencode=arch=compute_{number},code=sm_{number}" for number in chosen)]
-    where = [] if include is None or tensorrt is None else [f"-I{include}"]
+    where = [] if include is None else ["-isystem", str(include)]
     sources = [KERNEL] if tensorrt is None else [KERNEL, TENSORRT]
     facts = {"nvcc": nvcc_version(nvcc), "tensorrt": tensorrt}
     library = _cached("libglimpse_compact.so", [str(nvcc)], flags, where, sources, facts)
@@ -108,7 +108,7 @@ def build_onnxruntime(include: Path, architectures: Sequence[int] | None = ()) -
     Raises:
         PluginError: no compiler, an unknown architecture, or the compiler failed.
     """
-    where, sources = [f"-I{include}"], [KERNEL, ONNXRUNTIME]
+    where, sources = ["-isystem", str(include)], [KERNEL, ONNXRUNTIME]
     header = hashlib.sha256((include / "onnxruntime_c_api.h").read_bytes()).hexdigest()
     if architectures is None:
         command = [str(find_host_compiler())]

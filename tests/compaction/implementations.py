@@ -1,11 +1,10 @@
-"""Every implementation of the compaction behind one call: a case in, what is left of it out.
+"""The compaction by numpy and by onnxruntime behind one call: a case in, what is left of it out.
 
-Each class makes itself or skips the test with the reason.
+Where something is missing, the test is skipped with the reason.
 """
 
-import ctypes
+import dataclasses
 import os
-import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,8 +14,7 @@ import numpy as np
 import pytest
 from compaction_cases import Case, Geometry
 
-from glimpse_plugins.build import build_host
-from glimpse_plugins.library import CompactLibrary, Keep, KeepForm, cache_rows, hidden_rows, position_rows
+from glimpse_plugins.build import build_onnxruntime
 from glimpse_runtime.compaction import Compacted, compact_prompt
 
 BFLOAT16_IN_ONNX = 16
@@ -94,57 +92,34 @@ def _value(onnxruntime: Any, array: np.ndarray) -> Any:
     return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
 
-class HostKernel:
-    """The kernel's logic, compiled for the host."""
+class OrtOperator(OnnxFunction):
+    """The same graph where the operator library for the CPU is registered, so that the node is run and not its body."""
 
-    def __init__(self, in_place: bool, form: KeepForm, seed: int = 0) -> None:
-        self._in_place, self._form, self._seed = in_place, form, seed
-        self._library = host_library()
+    def __init__(self, folder: Path, mask: type = np.bool_) -> None:
+        super().__init__(24, folder)
+        self._mask = mask
 
     def __call__(self, case: Case) -> Compacted:
-        self._library.order(self._seed)
-        return run_kernel(self._library, case, self._form, self._in_place)
+        keep = case.keep if self._mask is np.bool_ else np.where(case.keep, 1 << 30, 0).astype(self._mask)
+        return super().__call__(dataclasses.replace(case, keep=keep))
+
+    def _load(self, geometry: Geometry) -> Any:
+        onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+        library = ort_library()
+        path = self._folder / f"{hash(geometry)}.onnx"
+        save_graph(path, 24, geometry)
+        model = onnx.load(path)
+        del model.functions[:]
+        model.graph.input[0].type.tensor_type.elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(self._mask))
+        options = onnxruntime.SessionOptions()
+        options.register_custom_ops_library(str(library))
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 @cache
-def host_library() -> "OrderedLibrary":
-    """The library for the host, built once."""
-    if shutil.which(os.environ.get("CXX", "c++")) is None:
-        pytest.skip("no C++ compiler")
-    return OrderedLibrary(build_host().library)
-
-
-class OrderedLibrary(CompactLibrary):
-    """The library for the host, whose simulated threads and blocks can be put in another order."""
-
-    def order(self, seed: int) -> None:
-        self._library.glimpse_compact_host_order(ctypes.c_uint32(seed))
-
-
-def run_kernel(library: CompactLibrary, case: Case, form: KeepForm, in_place: bool) -> Compacted:
-    """Calls the kernel library with host addresses."""
-    rows, width = case.rows, case.geometry.width * case.geometry.cache.itemsize
-    arrays = [case.hidden, case.positions, *case.buffers]
-    results = arrays if in_place else [np.full_like(array, 1) for array in arrays]
-    addresses = [(array.ctypes.data, result.ctypes.data) for array, result in zip(arrays, results, strict=True)]
-    hidden, positions, *buffers = addresses
-    tensors = [
-        hidden_rows(*hidden, rows, case.hidden.shape[2] * case.hidden.itemsize),
-        position_rows(*positions, rows),
-        *(cache_rows(*buffer, case.geometry.kv_heads, case.geometry.capacity, width) for buffer in buffers),
-    ]
-    count = np.full(1, -1, np.int32)
-    listed = keep_array(case.keep, form)
-    keep = Keep(listed.ctypes.data, form, rows, len(listed))
-    library.compact(tensors, keep, count.ctypes.data)
-    kept = int(count[0])
-    positions_out = results[1].reshape(-1)[: 3 * kept].reshape(3, kept)
-    return Compacted(kept, results[0][:, :kept], positions_out, tuple(results[2:]))
-
-
-def keep_array(keep: np.ndarray, form: KeepForm) -> np.ndarray:
-    """A keep mask in the form that the library is told; any value but zero keeps a row."""
-    if form is KeepForm.INDEX_INT32:
-        return np.flatnonzero(keep).astype(np.int32)
-    kind, value = (np.uint8, 0x80) if form is KeepForm.MASK_BYTES else (np.int32, 1 << 30)
-    return np.where(keep, value, 0).astype(kind)
+def ort_library() -> Path:
+    """The operator library for the CPU, built once."""
+    include = os.environ.get("ONNXRUNTIME_INCLUDE_DIR")
+    if not include:
+        pytest.skip("ONNXRUNTIME_INCLUDE_DIR does not name the folder of onnxruntime_c_api.h")
+    return build_onnxruntime(Path(include), None).library

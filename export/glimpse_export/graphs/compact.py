@@ -15,7 +15,7 @@ from glimpse_export.graphs.functions import FunctionBuilder
 from glimpse_export.graphs.weights import Dtype
 
 # Also TensorRT's namespace of the plugin. Its plugins have no variable number of outputs either: the node's attribute
-# "buffers" tells it how many cache tensors there are.
+# "buffers" tells it how many cache tensors there are; for "in_place" see csrc/tensorrt_plugin.cpp of glimpse_plugins.
 DOMAIN = "glimpse"
 OPERATOR = "CompactMany"
 
@@ -47,7 +47,7 @@ class CompactAuthor:
             *(g.input(f"past.{name}", shape, cache) for name in names),
         ]
         g.define(compact_many(g, shape[2], names))
-        results = g.ops(OPERATOR, *inputs, outputs=len(inputs), domain=DOMAIN, buffers=len(names))
+        results = g.ops(OPERATOR, *inputs, outputs=len(inputs), domain=DOMAIN, buffers=len(names), in_place=0)
         g.output(results[0], "count", [], "int32")
         g.output(results[1], "hidden_out", [1, "kept", hidden])
         g.output(results[2], "positions_out", [3, "kept"], "int32")
@@ -82,4 +82,4 @@ def compact_many(caller: GraphBuilder, context: int, names: Sequence[str]) -> ir
         *(g.op("Gather", tensor, order, axis=2) for tensor in past),
     ]
     g.outputs(results, ["count", "hidden_out", "positions_out", *(f"present.{name}" for name in names)])
-    return g.function("buffers")
+    return g.function("buffers", "in_place")

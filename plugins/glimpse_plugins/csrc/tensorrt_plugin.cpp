@@ -4,6 +4,9 @@
 //          [1, kv_heads, capacity, width].
 // Outputs: count INT32 [] (a size tensor); hidden [1, count, width]; positions [3, count]; the KV caches, shape as before.
 //
+// Attributes: buffers, the number of KV caches; in_place (0 where it is not given), whether every KV cache that goes out is
+// the one that came in, for networks built with PreviewFeature::kALIASED_PLUGIN_IO_10_03, and only for those.
+//
 // It needs TensorRT's headers but links to no library of its own: one file serves whichever library loads it.
 #include "compact.h"
 
@@ -20,7 +23,8 @@ namespace glimpse {
 
 using namespace nvinfer1;
 
-constexpr char const *NAME = "CompactMany", *VERSION = "1", *NAMESPACE = "glimpse", *BUFFERS = "buffers";
+constexpr char const *NAME = "CompactMany", *VERSION = "1", *NAMESPACE = "glimpse";
+constexpr char const *BUFFERS = "buffers", *IN_PLACE = "in_place";
 constexpr int32_t KEEP = 0, HIDDEN = 1, POSITIONS = 2, FIRST_BUFFER = 3;
 constexpr int32_t COUNT = 0;
 
@@ -53,9 +57,9 @@ class CompactMany final : public IPluginV3,
                           public IPluginV3OneBuildV2,
                           public IPluginV3OneRuntime {
 public:
-    explicit CompactMany(int32_t buffers) : buffers_(buffers) {
-        field_ = PluginField(BUFFERS, &buffers_, PluginFieldType::kINT32, 1);
-        fields_ = PluginFieldCollection{1, &field_};
+    CompactMany(int32_t buffers, int32_t in_place) : buffers_(buffers), in_place_(in_place) {
+        field_list_[0] = PluginField(BUFFERS, &buffers_, PluginFieldType::kINT32, 1);
+        field_list_[1] = PluginField(IN_PLACE, &in_place_, PluginFieldType::kINT32, 1);
         tensors_.reserve(static_cast<size_t>(buffers) + 2);
     }
 
@@ -70,7 +74,7 @@ public:
 
     IPluginV3 *clone() noexcept override {
         try {
-            return new CompactMany(buffers_);
+            return new CompactMany(buffers_, in_place_);
         } catch (std::bad_alloc const &) {
             fail("glimpse::CompactMany: out of host memory");
             return nullptr;
@@ -125,8 +129,9 @@ public:
         return at < inputs ? is_state(tensor.type) : tensor.type == tensors[at - inputs].desc.type;
     }
 
-    // Offered where the application turns it on (PreviewFeature::kALIASED_PLUGIN_IO_10_03): a cache may stay where it is.
-    int32_t getAliasedInput(int32_t output) noexcept override { return output >= FIRST_BUFFER ? output : -1; }
+    int32_t getAliasedInput(int32_t output) noexcept override {
+        return in_place_ != 0 && output >= FIRST_BUFFER ? output : -1;
+    }
 
     int32_t setTactic(int32_t) noexcept override { return 0; }
 
@@ -176,28 +181,22 @@ private:
         return fail("glimpse::CompactMany: the attribute \"buffers\" is not the number of KV caches");
     }
 
-    int32_t buffers_;
-    PluginField field_;
-    PluginFieldCollection fields_;
+    int32_t buffers_, in_place_;
+    PluginField field_list_[2];
+    PluginFieldCollection fields_{2, field_list_};
     std::vector<glimpse_rows> tensors_;  // reserved, so that enqueue allocates nothing
 };
 
 class Creator final : public IPluginCreatorV3One {
 public:
     IPluginV3 *createPlugin(char const *, PluginFieldCollection const *fields, TensorRTPhase) noexcept override {
-        int64_t buffers = 0;
-        for (int32_t i = 0; fields != nullptr && i < fields->nbFields; ++i) {
-            PluginField const &field = fields->fields[i];
-            if (std::strcmp(field.name, BUFFERS) != 0 || field.data == nullptr || field.length != 1) continue;
-            if (field.type == PluginFieldType::kINT32) buffers = *static_cast<int32_t const *>(field.data);
-            if (field.type == PluginFieldType::kINT64) buffers = *static_cast<int64_t const *>(field.data);
-        }
+        int64_t buffers = integer(fields, BUFFERS), in_place = integer(fields, IN_PLACE);
         if (buffers < 1 || buffers > 4096) {
             fail("glimpse::CompactMany: the attribute \"buffers\" is missing, or is not a number of KV caches");
             return nullptr;
         }
         try {
-            return new CompactMany(static_cast<int32_t>(buffers));
+            return new CompactMany(static_cast<int32_t>(buffers), in_place != 0);
         } catch (std::bad_alloc const &) {
             fail("glimpse::CompactMany: out of host memory");
             return nullptr;
@@ -210,8 +209,19 @@ public:
     char const *getPluginNamespace() const noexcept override { return NAMESPACE; }
 
 private:
-    PluginField field_{BUFFERS, nullptr, PluginFieldType::kINT32, 1};
-    PluginFieldCollection fields_{1, &field_};
+    static int64_t integer(PluginFieldCollection const *fields, char const *name) noexcept {
+        for (int32_t i = 0; fields != nullptr && i < fields->nbFields; ++i) {
+            PluginField const &field = fields->fields[i];
+            if (std::strcmp(field.name, name) != 0 || field.data == nullptr || field.length != 1) continue;
+            if (field.type == PluginFieldType::kINT32) return *static_cast<int32_t const *>(field.data);
+            if (field.type == PluginFieldType::kINT64) return *static_cast<int64_t const *>(field.data);
+        }
+        return 0;
+    }
+
+    PluginField field_list_[2] = {PluginField(BUFFERS, nullptr, PluginFieldType::kINT32, 1),
+                                  PluginField(IN_PLACE, nullptr, PluginFieldType::kINT32, 1)};
+    PluginFieldCollection fields_{2, field_list_};
 };
 
 }  // namespace glimpse
