@@ -72,6 +72,11 @@ class Cuda:
         """Waits until all work on the stream is done."""
         self.call("cudaStreamSynchronize", self.stream.handle)
 
+    def drain(self) -> None:
+        """Waits likewise on the way out; never raises."""
+        if self._open:
+            self._release("cudaStreamSynchronize", self.stream.handle)
+
     def allocate(self, nbytes: int) -> int:
         """Returns the address of device memory, aligned to 256 bytes; work enqueued from now on may use it."""
         if self._pool is None:
@@ -156,8 +161,7 @@ class Cuda:
 
     def close(self) -> None:
         """Waits for the stream and frees everything that is still open, last opened first; never raises."""
-        if self._open:
-            self._release("cudaStreamSynchronize", self.stream.handle)
+        self.drain()
         for resource in reversed(list(self._open)):
             resource.close()
 

@@ -1,14 +1,19 @@
 """Compaction in device memory, in place: by one kernel launch, or where there is no kernel library by copies."""
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from glimpse_runtime.engines.gpu import Gpu
 from glimpse_runtime.types import IntArray
 
 if TYPE_CHECKING:
     from glimpse_runtime.backends.device_memory import DeviceMemory, DeviceTensor
+
+
+log = logging.getLogger("glimpse")
 
 
 class Compaction(Protocol):
@@ -17,6 +22,23 @@ class Compaction(Protocol):
     def __call__(self, buffers: "Sequence[DeviceTensor]", hidden: "DeviceTensor", keep: IntArray) -> None:
         """Enqueues it; see ``Backend.compact``."""
         ...
+
+
+def find_kernels(memory: "DeviceMemory", gpu: Gpu | None) -> "KernelCompaction | None":
+    """Returns compaction by the kernel library that was built for a GPU; None if there is none."""
+    from glimpse_plugins.errors import PluginError
+    from glimpse_plugins.find import find_kernel_library
+    from glimpse_plugins.library import CompactLibrary
+
+    path = None if gpu is None else find_kernel_library(gpu.capability)
+    if path is None:
+        log.info("the compaction kernels were not built for this GPU, copies take their place: see glimpse_plugins")
+        return None
+    try:
+        return KernelCompaction(memory, CompactLibrary(path))
+    except PluginError as error:
+        log.warning("%s", error)
+        return None
 
 
 class KernelCompaction:

@@ -4,13 +4,13 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from glimpse_runtime.backends.base import Tensor
 from glimpse_runtime.backends.host import HostMemory, host
+from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.errors import BackendError
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.manifest import StageSpec
@@ -57,12 +57,13 @@ class OrtBackend(HostMemory):
         # Spinning threads starve each other where cores are shared: decode took 284 ms with it, 95 ms without.
         self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
 
-    def load(self, graph: Path, stage: StageSpec, state: Mapping[str, Tensor]) -> "OrtEngine":
+    def load(self, bundle: Bundle, name: str, stage: StageSpec, state: Mapping[str, Tensor]) -> "OrtEngine":
         """Loads a graph; see ``Backend.load``.
 
         Raises:
             BackendError: onnxruntime cannot load the graph.
         """
+        graph = bundle.path(stage.file)
         try:
             session = self._ort.InferenceSession(os.fspath(graph), self._options, providers=_PROVIDERS)
         except Exception as error:
