@@ -1,6 +1,7 @@
 # make demo   sets up, exports pocket, asks about the example images, writes overlay pictures
 # make test   sets up, runs all tests
 # make check  sets up, runs the linters and type checker
+# make test-rtx  adds TensorRT-RTX, builds engines of pocket without a GPU
 # make test-robots  sets up a venv with OpenCV, ROS 2 and dora, runs the tests that talk to them
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ ROBOTS_VENV ?= .venv-robots
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-robots check clean bundle
+.PHONY: setup demo test test-rtx test-robots check clean bundle
 
 setup: $(STAMP)
 
@@ -27,6 +28,13 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
+
+test-rtx: $(STAMP)-rtx
+	$(BIN)/python -m pytest -q -rs -m rtx tests
+
+$(STAMP)-rtx: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[rtx]"
+	touch $@
 
 test-robots: $(ROBOTS_VENV)/.installed
 	$(ROBOTS_VENV)/bin/python -m pytest -q -rs -m robots tests/robots

@@ -140,3 +140,24 @@ def edit_tensors(path: Path, change: Callable[[dict[str, np.ndarray]], None]) ->
 def leftovers(folder: Path) -> list[str]:
     """Hidden files and folders."""
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+
+
+FAKE_TENSORRT = Path(__file__).parent / "fake_tensorrt"
+
+
+@pytest.fixture
+def fake_tensorrt(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Makes ``tensorrt`` and ``tensorrt_rtx`` stand-ins, here and in processes started from here."""
+    from glimpse_runtime.engines import flavours
+
+    def forget() -> None:
+        for name in [name for name in sys.modules if name.split(".")[0] in ("fake_trt", "tensorrt", "tensorrt_rtx")]:
+            del sys.modules[name]
+
+    real = {name: module for name, module in sys.modules.items() if name.split(".")[0] in ("tensorrt", "tensorrt_rtx")}
+    forget()
+    monkeypatch.syspath_prepend(str(FAKE_TENSORRT))
+    monkeypatch.setattr(flavours, "repair_rtx_wheel", lambda: None)
+    yield monkeypatch
+    forget()
+    sys.modules.update(real)
