@@ -35,6 +35,7 @@ class Cuda:
 
     Attributes:
         runtime: the module ``cuda.bindings.runtime``.
+        device: its number.
         stream: what all work is enqueued on.
     """
 
@@ -51,11 +52,11 @@ class Cuda:
         self.runtime: Any = runtime
         self._open: dict[Resource, None] = {}
         self.call("cudaGetDeviceCount")
-        device = self.call("cudaGetDevice")
+        self.device: int = self.call("cudaGetDevice")
         self.stream = self._new_stream()
         self._pool: Resource | None = None
-        if self.call("cudaDeviceGetAttribute", runtime.cudaDeviceAttr.cudaDevAttrMemoryPoolsSupported, device):
-            self._pool = self._own("cudaMemPoolDestroy", self._new_pool(driver, device))
+        if self.call("cudaDeviceGetAttribute", runtime.cudaDeviceAttr.cudaDevAttrMemoryPoolsSupported, self.device):
+            self._pool = self._own("cudaMemPoolDestroy", self._new_pool(driver))
 
     def call(self, function: str, *arguments: object) -> Any:
         """Calls a function of the CUDA runtime and returns its result, None if it has none.
@@ -178,13 +179,13 @@ class Cuda:
         finally:
             stream.close()
 
-    def _new_pool(self, driver: Any, device: int) -> Any:
+    def _new_pool(self, driver: Any) -> Any:
         """A pool that keeps what was given back: requests take and return the same sizes again and again."""
         runtime = self.runtime
         properties = runtime.cudaMemPoolProps()
         properties.allocType = runtime.cudaMemAllocationType.cudaMemAllocationTypePinned
         properties.location.type = runtime.cudaMemLocationType.cudaMemLocationTypeDevice
-        properties.location.id = device
+        properties.location.id = self.device
         pool = self.call("cudaMemPoolCreate", properties)
         keep = runtime.cudaMemPoolAttr.cudaMemPoolAttrReleaseThreshold
         self.call("cudaMemPoolSetAttribute", pool, keep, driver.cuuint64_t(_KEEP_ALL_BYTES))

@@ -22,8 +22,8 @@ class Source:
     Attributes:
         title: what to call the engine in errors.
         aliases: outputs that the engine writes in the memory of an input, by output.
-        captures: whether decode steps are to be captured in CUDA graphs. TensorRT-RTX does that by itself: only it knows
-            when the kernels for the shapes are ready.
+        captures: whether decode steps are to be captured in CUDA graphs. TensorRT-RTX does that by itself: only it
+            knows when the kernels for the shapes are ready.
     """
 
     def __init__(self, found: Installed, runtime: Any, stored: StoredEngine, messages: Messages, command: str) -> None:
