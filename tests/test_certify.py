@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from glimpse_export import ExportOptions, export, plan
 from glimpse_export.adapter import Adapter
-from glimpse_export.certify import CERTIFICATE_NAME, Certificate, certify, inputs
+from glimpse_export.certify import certify, inputs
 from glimpse_export.certify.bounds import BOUNDS
 from glimpse_export.certify.weights import WeightCheck
 from glimpse_export.errors import CertificateError
@@ -31,6 +31,7 @@ from glimpse_export.graphs.decoder import DecoderAuthor
 from glimpse_export.graphs.vision import VisionAuthor
 from glimpse_export.precision import PRECISIONS, Precision
 from glimpse_runtime import positions
+from glimpse_runtime.certificate import CERTIFICATE_NAME, Certificate, read_certificate
 from glimpse_runtime.manifest import MANIFEST_NAME, Manifest
 
 Patch = pytest.MonkeyPatch
@@ -95,6 +96,7 @@ def test_every_precision_passes(precision: str, golden: Path, tmp_path: Path) ->
     bundle = write(golden, tmp_path / "bundle", precision)
     found = bundle.certify()
     assert found.passed
+    assert read_certificate(bundle.folder) == found
     data = json.loads((bundle.folder / CERTIFICATE_NAME).read_text())
     assert data["passed"] is True
     assert set(data) == {

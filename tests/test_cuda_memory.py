@@ -94,14 +94,6 @@ def test_copies_on_the_device_change_the_shape_but_not_the_size_or_type(memory: 
         memory.download(array)
 
 
-def test_what_is_owned_stays_when_its_source_is_written_over(memory: DeviceMemory) -> None:
-    array = numbers(5, 3)
-    source = place(memory, array)
-    kept = memory.own(source)
-    memory.copy(np.zeros_like(array), source)
-    np.testing.assert_array_equal(memory.download(kept), array)
-
-
 def test_a_large_array_goes_in_parts_while_its_way_is_still_full(runtime: Runtime) -> None:
     cuda = Cuda()
     memory, transfer = DeviceMemory(cuda), Transfer(cuda, part_bytes=1024)

@@ -9,10 +9,11 @@ pytest.importorskip("onnx_ir")
 pytest.importorskip("torch")
 
 from glimpse_export import ExportOptions, UnsupportedError, export, plan
+from glimpse_export.graphs import matrix
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.linear import linear_form
 from glimpse_export.graphs.matrix import matrix_of
-from glimpse_export.graphs.quantise import BLOCK, quantise_rows
+from glimpse_export.graphs.quantise import BLOCK, quantise_rows, quantised
 from glimpse_export.graphs.weights import WeightFile
 from glimpse_export.precision import PRECISIONS, Precision
 from glimpse_runtime import load
@@ -56,6 +57,17 @@ def test_quantised_values_are_the_nearest_ones() -> None:
                 assert min(abs(reach - top), abs(reach - 8) if bits == 4 else top) < 1e-4
         # One large value must not cost the block's others: the wider scale reaches it.
         assert abs(values[2, 1, 2] * scale[2, 1] - 40) < 0.1
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_how_rows_are_cut_into_runs_changes_no_byte(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(1).standard_normal((11, 300)).astype(np.float32)
+    whole = quantised(matrix_of("m", rows), bits)
+    for length in (1, 3, 4):
+        monkeypatch.setattr(matrix, "CHUNK_VALUES", length * 300)
+        assert len(list(matrix_of("m", rows).runs())) == -(-11 // length)
+        for found, expected in zip(quantised(matrix_of("m", rows), bits), whole, strict=True):
+            np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -81,7 +81,6 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--dry-run", is_flag=True, help="Check everything, print sizes, memory and times; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print the plan as one JSON object.")
 @click.option("--force", is_flag=True, help="Begin from nothing, and replace a bundle that is already there.")
-@click.option("--debug", is_flag=True, help="Show where an error comes from.")
 @click.option(
     "--list",
     is_flag=True,
@@ -90,14 +89,7 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
     callback=terminal.prints(listing),
     help="Print the models known by name and exit.",
 )
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=terminal.prints(terminal.version),
-    help="Print the version and exit.",
-)
+@terminal.common_options
 def run(**options: Any) -> None:
     """Exports a vision-language model with a GlimpsePrune adapter to a bundle for glimpse-run.
 

@@ -215,6 +215,7 @@ def _loaded_bytes(tensor: StoredTensor) -> int:
 
 
 def _cache_bytes(plan: Plan) -> int:
+    """Counted from the architecture, since a bundle's own count needs the graphs, which a plan does not have yet."""
     text = plan.architecture.text
     row = 2 * text.layers * text.kv_heads * dialect(plan.options.dialect).cache_width(text.head_dim)
     return row * np.dtype(STORED_DTYPES[plan.options.precision.kv_cache]).itemsize * plan.profiles["context"].max

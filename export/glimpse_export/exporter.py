@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from glimpse_export.certify import CERTIFICATE_NAME, certify, command, require_libraries
+from glimpse_export.certify import certify, command, require_libraries
 from glimpse_export.errors import OutputError
 from glimpse_export.graphs.builder import stage_spec
 from glimpse_export.manifest import draft_manifest, without_files
@@ -23,6 +23,7 @@ from glimpse_export.tokenizer import TOKENIZER, copy_tokenizer, read_prompt
 from glimpse_export.work import WorkFolder, stage_folder
 from glimpse_runtime.atomic import write_text
 from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.certificate import CERTIFICATE_NAME
 from glimpse_runtime.errors import BundleDamagedError, BundleFormatError
 from glimpse_runtime.manifest import MANIFEST_NAME, FileSpec, Manifest
 

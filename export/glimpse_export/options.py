@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 
 from glimpse_export.boards import Budget
 from glimpse_export.precision import Precision
+from glimpse_runtime.certificate import LEVELS
 
 DEFAULT_DIALECT = "ort"
 DIALECT_NAMES = (DEFAULT_DIALECT,)
-CERTIFY_LEVELS = ("full", "quick", "off")
+CERTIFY_LEVELS = (*LEVELS, "off")
 
 
 @dataclass(frozen=True)

@@ -60,15 +60,7 @@ _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the text.")
 @click.option("--threads", type=_COUNT, help="CPU threads per operator; without it the engine chooses.")
 @click.option("--verify", is_flag=True, help="Hash every file of the bundle first.")
-@click.option("--debug", is_flag=True, help="Show where an error comes from.")
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=terminal.prints(terminal.version),
-    help="Print the version and exit.",
-)
+@terminal.common_options
 def run(words: tuple[str, ...], **options: Any) -> None:
     """Asks QUESTION about no, one or several IMAGEs.
 

@@ -5,11 +5,9 @@ strict: a missing key, an unknown key or a value of another type is a ``BundleFo
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 
-from glimpse_runtime.errors import BundleFormatError
-from glimpse_runtime.records import read_object, read_record
+from glimpse_runtime.records import read_versioned, to_json
 
 FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
@@ -217,7 +215,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Returns the manifest as readable JSON with a final newline."""
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+        return to_json(self)
 
     @classmethod
     def from_json(cls, text: str, where: str) -> "Manifest":
@@ -230,11 +228,4 @@ class Manifest:
         Raises:
             BundleFormatError: not JSON, an unknown format version, or keys and values that do not fit.
         """
-        data = read_object(text, where)
-        version = data.get("format_version")
-        if version != FORMAT_VERSION:
-            raise BundleFormatError(
-                f"{where} has bundle format version {version!r}, this runtime reads version {FORMAT_VERSION}; "
-                "export the model again with this version of glimpse-edge, or install the version that wrote it"
-            )
-        return read_record(cls, data, where)
+        return read_versioned(cls, text, where, "format_version", FORMAT_VERSION)

@@ -1,6 +1,6 @@
 """Checks the scorer block by block, and the selection that follows from its logits."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -173,21 +173,23 @@ class ScoreCheck:
         return needed.names
 
 
-class _Reads(dict[str, torch.Tensor]):
+class _Reads(Mapping[str, torch.Tensor]):
     """Notes which tensors are read."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        super().__init__(tensors)
+        self._tensors = tensors
         self.names: set[str] = set()
 
     def __getitem__(self, name: str) -> torch.Tensor:
+        found = self._tensors[name]
         self.names.add(name)
-        return super().__getitem__(name)
+        return found
 
-    def get(self, name: str, default: object = None) -> torch.Tensor:
-        if name in self:
-            self.names.add(name)
-        return super().get(name, default)  # type: ignore[arg-type]
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def _overlap(found: BoolArray, expected: BoolArray) -> float:
@@ -211,10 +213,4 @@ def _tables(grid: Grid, manifest: Manifest) -> dict[str, Array]:
     scorer, vision = manifest.scorer, manifest.vision
     windows = token_windows(grid, vision.window_size, vision.patch_size)
     cos, sin = token_rope(grid, scorer.head_dim, scorer.rope_theta)
-    return {
-        "cos": cos,
-        "sin": sin,
-        "window_gather": windows.gather,
-        "window_scatter": windows.scatter,
-        "window_keys": windows.keys,
-    }
+    return {"cos": cos, "sin": sin, **windows.inputs()}

@@ -1,7 +1,8 @@
 """The vision encoder: patches in, visual tokens and the scorer's taps out.
 
 Patches stay in the image processor's order. Only attention depends on which patches share a window, so window blocks
-gather queries, keys and values by a host-computed index; there is no permutation of the hidden states to undo.
+gather the normed rows by a host-computed index before the projections, and scatter what attention gives back; there is
+no permutation of the hidden states to undo.
 """
 
 from functools import partial

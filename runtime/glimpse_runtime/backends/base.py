@@ -39,7 +39,7 @@ class Engine(Protocol):
 
         Returns:
             All outputs, state tensors excepted. What was not given in ``outputs`` may be written over by the next
-            run; see ``Backend.own``.
+            run.
 
         Raises:
             Interrupted: the request ended before or within the run.
@@ -92,10 +92,6 @@ class Backend(Protocol):
 
     def copy(self, source: Tensor, target: Tensor) -> None:
         """Writes an array of the host, or a tensor, to a tensor of the same shape or of as many numbers."""
-        ...
-
-    def own(self, tensor: Tensor) -> Tensor:
-        """Returns an engine's output as a tensor that stays when the engine runs again."""
         ...
 
     def download(self, tensor: Tensor) -> Array:

@@ -100,12 +100,6 @@ class DeviceMemory:
         _require_bytes(found.nbytes, to)
         self._cuda.copy(found.address, to.address, to.nbytes)
 
-    def own(self, tensor: Tensor) -> DeviceTensor:
-        """Returns a copy; see ``Backend.own``."""
-        kept = self.empty(tensor.shape, device(tensor).dtype)
-        self.copy(tensor, kept)
-        return kept
-
     def download(self, tensor: Tensor) -> Array:
         """Waits and returns the numbers, bfloat16 as float32; see ``Backend.download``."""
         found = device(tensor)

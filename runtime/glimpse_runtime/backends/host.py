@@ -27,10 +27,6 @@ class HostMemory:
         """Copies numbers; see ``Backend.copy``."""
         host(target)[...] = host(source).reshape(target.shape)
 
-    def own(self, tensor: Tensor) -> Array:
-        """Returns the tensor itself: no engine writes to it again."""
-        return host(tensor)
-
     def download(self, tensor: Tensor) -> Array:
         """Returns the tensor itself."""
         return host(tensor)
