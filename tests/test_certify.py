@@ -241,10 +241,6 @@ def neighbours_mlp(original: Any, self: Any, g: Any, x: Any, layer: int) -> Any:
     return value
 
 
-def keys_unrotated(original: Any, self: Any, g: Any, x: Any, cos: Any, sin: Any) -> Any:
-    return original(self, g, x, sin, cos)
-
-
 def other_eps(original: Any, self: Any, g: Any, x: Any, weight: Any, eps: float) -> Any:
     return original(self, g, x, weight, 0.1 if weight.name == "visual.blocks.2.norm1.weight" else eps)
 
@@ -286,7 +282,7 @@ MUTANTS: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_wrong_graph_is_named(name: str, golden: Path, tmp_path: Path, monkeypatch: Patch) -> None:
-    from glimpse_export.graphs.dialects import OrtDialect
+    from glimpse_export.graphs.dialects.ort import OrtDialect
 
     owner, attribute, change, expected = MUTANTS[name]
     with monkeypatch.context() as patch:

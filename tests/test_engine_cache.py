@@ -27,7 +27,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def key_of(bundle: Bundle, stage: str = "lower", **changes: object) -> EngineKey:
-    return engine_key(bundle, stage, bundle.manifest.stages[stage], dataclasses.replace(SETTING, **changes))
+    return engine_key(bundle, stage, bundle.manifest.stages_of("ort")[stage], dataclasses.replace(SETTING, **changes))
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_every_part_of_a_key_counts(key: EngineKey) -> None:
 
 def test_the_plugin_counts_only_where_it_is_used(tmp_path: Path) -> None:
     assert key_of(Bundle.open(), plugin="abc") == key_of(Bundle.open())
-    spec = Bundle.open().manifest.stages["lower"]
+    spec = Bundle.open().manifest.stages_of("ort")["lower"]
     folder = tmp_path / "bundle"
     shutil.copytree(Bundle.open().folder, folder)
     (folder / spec.file).write_bytes(b"CompactMany")

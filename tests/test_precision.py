@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 from glimpse_export import ExportOptions, UnsupportedError, export, plan
 from glimpse_export.graphs import matrix
 from glimpse_export.graphs.builder import GraphBuilder
-from glimpse_export.graphs.linear import linear_form
+from glimpse_export.graphs.dialects import dialect
 from glimpse_export.graphs.matrix import matrix_of
 from glimpse_export.graphs.quantise import BLOCK, quantise_rows, quantised
 from glimpse_export.graphs.weights import WeightFile
@@ -77,7 +77,7 @@ def test_onnxruntime_reads_the_same_numbers(bits: int, tmp_path: Path) -> None:
     rows, x = rng.standard_normal((5, 300)).astype(np.float32), rng.standard_normal((7, 300)).astype(np.float32)
     with WeightFile(tmp_path / "w.data") as file:
         g = GraphBuilder("linear", file, 21)
-        y = linear_form(f"int{bits}").multiply(g, g.input("x", ["n", 300]), matrix_of("w", rows))
+        y = dialect("ort").linear(f"int{bits}").multiply(g, g.input("x", ["n", 300]), matrix_of("w", rows))
         g.output(y, "y", ["n", 5])
         g.save(tmp_path / "linear.onnx")
     session = ort.InferenceSession(str(tmp_path / "linear.onnx"), providers=["CPUExecutionProvider"])
@@ -112,7 +112,7 @@ def test_sizes_and_manifest_follow_the_precision(bundles: dict[str, Path], name:
     planned = plan(ExportOptions("pocket", precision=Precision.choose(name))).weight_bytes()
     assert planned == {file: manifest.files[file].bytes for file in planned}
     assert manifest.files["score.data"].bytes == (bundles["fp32"] / "score.data").stat().st_size
-    cache = {tensor.dtype for tensor in manifest.stages["lower"].inputs if tensor.name.startswith("past.")}
+    cache = {tensor.dtype for tensor in manifest.graphs["ort"]["lower"].inputs if tensor.name.startswith("past.")}
     assert cache == {"float16" if name == "fp16" else "float32"}
 
 

@@ -19,10 +19,11 @@ def memory_of_files(manifest: Manifest) -> dict[str, int]:
 
 
 def kv_cache_bytes(manifest: Manifest) -> int:
-    """Returns the bytes of the KV caches of all layers at the longest context."""
+    """Returns the bytes of the KV caches of all layers at the longest context, in the bundle's first dialect."""
     context = manifest.profiles["context"].max
-    stages = [cache_buffers(manifest.stages[stage].inputs, context) for stage in CACHE_STAGES]
-    return sum(math.prod(shape) * ITEM_BYTES[dtype] for buffers in stages for shape, dtype in buffers.values())
+    stages = manifest.stages_of(manifest.dialects[0])
+    caches = [cache_buffers(stages[name].inputs, context) for name in CACHE_STAGES]
+    return sum(math.prod(shape) * ITEM_BYTES[dtype] for buffers in caches for shape, dtype in buffers.values())
 
 
 def cache_buffers(inputs: Iterable[TensorSpec], capacity: int) -> dict[str, tuple[list[int], str]]:

@@ -97,7 +97,9 @@ def command(checked: Plan, level: str) -> str:
     for name in ("max_context", "max_visual_tokens"):
         if getattr(options, name) is not None:
             words += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-    words += ["--dialect", options.dialect, "--certify", level]
+    for name in options.dialects:
+        words += ["--dialect", name]
+    words += ["--certify", level]
     return shlex.join([*words, *([] if options.tokenizer else ["--no-tokenizer"])])
 
 

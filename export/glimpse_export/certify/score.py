@@ -43,7 +43,7 @@ class ScoreCheck:
         bounds: Bounds,
     ) -> None:
         """Opens the graph."""
-        self._graph = GraphFile(folder / manifest.stages[STAGE].file)
+        self._graph = GraphFile(folder / manifest.stages_of(manifest.dialects[0])[STAGE].file)
         self._stored = StoredWeights(self._graph)
         self._manifest, self._architecture, self._tensors = manifest, architecture, tensors
         self._recorder, self._graph_bounds, self._bounds = recorder, graph_bounds, bounds

@@ -54,7 +54,7 @@ class VisionCheck:
         bounds: Bounds,
     ) -> None:
         """Opens the graph."""
-        self._graph = GraphFile(folder / manifest.stages[STAGE].file)
+        self._graph = GraphFile(folder / manifest.stages_of(manifest.dialects[0])[STAGE].file)
         self.stored = StoredWeights(self._graph)
         self._precision = manifest.precision[STAGE]
         self._vision, self._taps = vision, taps

@@ -65,10 +65,12 @@ class Backend(Protocol):
     Attributes:
         name: the device it stands for.
         on_host: its tensors are numpy arrays, so looking at them costs nothing.
+        dialects: the dialects of graphs it runs, the best first.
     """
 
     name: str
     on_host: bool
+    dialects: tuple[str, ...]
 
     def allocate(self, shape: Sequence[int], dtype: str) -> Tensor:
         """Returns zeroed memory that graphs of this backend can read, write and extend in place."""

@@ -32,6 +32,7 @@ class OrtBackend(HostMemory):
     """Runs graphs with onnxruntime's CPU provider."""
 
     name = "cpu"
+    dialects: tuple[str, ...] = ("ort", "opset24", "plain")
 
     def __init__(self, threads: int | None = None) -> None:
         """Imports onnxruntime.

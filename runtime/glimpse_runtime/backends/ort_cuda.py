@@ -32,6 +32,7 @@ class OrtCudaBackend(DeviceMemory):
     """Runs graphs with onnxruntime's CUDA provider, on the stream that also moves the data."""
 
     name = "cuda"
+    dialects: tuple[str, ...] = ("ort",)
 
     def __init__(self, threads: int | None = None) -> None:
         """Imports onnxruntime and opens the GPU.

@@ -98,7 +98,8 @@ class TrtBackend(DeviceMemory):
         if kernels is not None:
             self._compaction = kernels
             return
-        stage = bundle.manifest.stages.get(_COMPACT)
+        manifest = bundle.manifest
+        stage = manifest.stages_of(manifest.choose_dialect(self.dialects)).get(_COMPACT)
         stored = None if stage is None else find_engine(engine_key(bundle, _COMPACT, stage, self._setting))
         if stage is not None and stored is not None:
             engine = self._open(bundle, stored, stage, {})
