@@ -182,3 +182,16 @@ def fake_tensorrt(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatc
 def work_of(out: Path) -> Path:
     """Where an export to ``out`` keeps its work."""
     return out.parent / f".{out.name}.work"
+
+
+@pytest.fixture(scope="session")
+def engine_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pocket in the dialects that TensorRT imports, in float16."""
+    pytest.importorskip("onnx_ir")
+    pytest.importorskip("torch")
+    from glimpse_export import ExportOptions, export
+    from glimpse_export.precision import Precision
+
+    precision = Precision.choose("fp16", gpu=True)
+    made = ExportOptions("pocket", dialects=("opset24", "plain"), precision=precision, certify="off")
+    return export(made, tmp_path_factory.mktemp("engines") / "pocket")

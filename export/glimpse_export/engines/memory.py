@@ -12,13 +12,16 @@ from glimpse_runtime.engines.flavours import Flavour
 from glimpse_runtime.engines.gpu import Gpu
 
 _MIB = 1 << 20
+_INTEGERS = (3, 22)  # INT8 and INT4 in ONNX
 _MEMINFO = Path("/proc/meminfo")
 
 # Python, TensorRT and its tables; with a CUDA context, which is assumed to take as much again.
-_PROCESS_BYTES = 400 * _MIB
-_CONTEXT_BYTES = 400 * _MIB
+_PROCESS_BYTES = 500 * _MIB
+_CONTEXT_BYTES = 500 * _MIB
 # Copies of the weights: as they are stored, as the builder arranges them, and, unless they are streamed, in the engine.
-_COPIES_STREAMED, _COPIES = 2.6, 3.6
+_COPIES_STREAMED, _COPIES = 2.2, 3.2
+# Integers are unpacked, one matrix after the other.
+_UNPACKED_COPIES = 4
 # On the GPU, while kernels are timed; with the largest scratch buffer. Assumed.
 _GPU_COPIES = 1.5
 _SCRATCH_BYTES = 1 << 30
@@ -37,24 +40,43 @@ class BuildMemory:
     gpu_bytes: int
 
 
-def build_memory(weight_bytes: int, flavour: Flavour, gpu: Gpu | None) -> BuildMemory:
-    """Estimates what building an engine of so many bytes of weights takes."""
+@dataclass(frozen=True)
+class Weights:
+    """Weights that a graph reads from files beside it.
+
+    Attributes:
+        total_bytes: all of them.
+        largest_integer_bytes: the largest matrix of integers.
+    """
+
+    total_bytes: int
+    largest_integer_bytes: int = 0
+
+
+def build_memory(weights: Weights, flavour: Flavour, gpu: Gpu | None) -> BuildMemory:
+    """Estimates what building an engine with some weights takes."""
     copies = _COPIES_STREAMED if flavour.streams else _COPIES
-    host = _PROCESS_BYTES + round(copies * weight_bytes)
+    unpacked = _UNPACKED_COPIES * weights.largest_integer_bytes
+    host = _PROCESS_BYTES + round(copies * weights.total_bytes) + unpacked
     if flavour.portable or gpu is None:
         return BuildMemory(host, 0)
-    on_gpu = _CONTEXT_BYTES + round(_GPU_COPIES * weight_bytes) + _SCRATCH_BYTES
+    on_gpu = _CONTEXT_BYTES + round(_GPU_COPIES * weights.total_bytes) + _SCRATCH_BYTES
     return BuildMemory(host + on_gpu if gpu.is_integrated else host + _CONTEXT_BYTES, on_gpu)
 
 
-def weight_bytes(graph: Path) -> int:
-    """Returns the bytes of all weights that a graph reads from files beside it."""
-    sizes = {}
+def read_weights(graph: Path) -> Weights:
+    """Adds up the weights that a graph reads; what several of its tensors share counts once."""
+    sizes: dict[tuple[str, str], int] = {}
+    largest_integer = 0
     for tensor in read_graph(graph).graph.initializer:
         where = {entry.key: entry.value for entry in tensor.external_data}
-        if "length" in where:
-            sizes[where["location"], where.get("offset", "0")] = int(where["length"])
-    return sum(sizes.values())
+        if "length" not in where:
+            continue
+        length = int(where["length"])
+        sizes[where["location"], where.get("offset", "0")] = length
+        if tensor.data_type in _INTEGERS:
+            largest_integer = max(largest_integer, length)
+    return Weights(sum(sizes.values()), largest_integer)
 
 
 def available_bytes() -> int | None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from fake_trt import faults
 from fake_trt.network import INetworkDefinition
 from fake_trt.types import BuilderFlag, ComputeCapability, ILogger, IStreamWriter, Settings, Severity
 
@@ -81,6 +82,7 @@ class Builder:
 
     def __init__(self, logger: ILogger) -> None:
         self._logger = logger
+        faults.at_start(self.settings.name)
 
     def create_network(self, flags: int = 0) -> INetworkDefinition:
         return INetworkDefinition(self.settings, flags)
@@ -92,7 +94,7 @@ class Builder:
         return IOptimizationProfile()
 
     def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> bytes | None:
-        fault = self._fault(network, config)
+        fault = self._fault(network, config) or faults.at_build()
         if fault is not None:
             self._logger.log(Severity.ERROR, fault)
             return None
