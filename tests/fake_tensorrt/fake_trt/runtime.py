@@ -208,9 +208,9 @@ class IExecutionContext:
 
     def _fault(self) -> str | None:
         engine = self.engine
-        if self._strategy == ExecutionContextAllocationStrategy.USER_MANAGED:
-            if self._scratch is None or self._scratch[1] < engine.device_memory_size_v2:
-                return "the context has no device memory, or too little"
+        is_given = self._strategy == ExecutionContextAllocationStrategy.USER_MANAGED
+        if is_given and (self._scratch is None or self._scratch[1] < engine.device_memory_size_v2):
+            return "the context has no device memory, or too little"
         for name in engine.inputs:
             if name not in self.shapes:
                 return f"the shape of input {name} was not set"
@@ -232,9 +232,9 @@ class IExecutionContext:
         for output in self.engine.outputs:
             start, end = ranges[output]
             for name, (first, last) in ranges.items():
-                if name != output and aliases.get(output) != name and aliases.get(name) != output:
-                    if start < last and first < end:
-                        raise AssertionError(f"output {output} overlaps {name}")
+                is_same = name in (output, aliases.get(output))
+                if not is_same and start < last and first < end:
+                    raise AssertionError(f"output {output} overlaps {name}")
 
     def _run(self, addresses: dict[str, int], shapes: dict[str, tuple[int, ...]]) -> None:
         view = sys.modules["fake_cuda"].view
