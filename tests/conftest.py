@@ -195,3 +195,14 @@ def engine_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     precision = Precision.choose("fp16", gpu=True)
     made = ExportOptions("pocket", dialects=("opset24", "plain"), precision=precision, certify="off")
     return export(made, tmp_path_factory.mktemp("engines") / "pocket")
+
+
+@pytest.fixture(scope="session")
+def traced_bundle(tmp_path_factory: pytest.TempPathFactory, golden: Path) -> Path:
+    """The golden model in the dialects that TensorRT imports, with the outputs that tracing adds."""
+    pytest.importorskip("onnx_ir")
+    pytest.importorskip("torch")
+    from glimpse_export import export
+
+    made = options(golden, dialects=("opset24", "plain"), trace=True)
+    return export(made, tmp_path_factory.mktemp("traced") / "bundle")

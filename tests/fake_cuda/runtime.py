@@ -82,8 +82,13 @@ class Runtime:
             return found
         self.device.calls.append(name)
         if name in self.fails:
-            return lambda *arguments: (self.fails[name], None)
+            return lambda *arguments: self._fail(name, found, arguments)
         return found
+
+    def _fail(self, name, function, arguments):
+        if name == "cudaStreamEndCapture":  # it ends the capture whatever comes of it
+            del self.device.graphs[function(*arguments)[1]]
+        return self.fails[name], None
 
     def cudaGetDeviceCount(self):
         return OK, 1

@@ -50,8 +50,10 @@ class IRuntimeCache:
         self.data = b""
 
     def deserialize(self, blob: bytes) -> bool:
+        if not bytes(blob).startswith(b"kernels"):
+            return False
         self.data = bytes(blob)
-        return self.data.startswith(b"kernels")
+        return True
 
     def serialize(self) -> bytes:
         return self.data or b"kernels"
@@ -193,17 +195,19 @@ class IExecutionContext:
         fault = self._fault()
         if fault is not None:
             return self._refuse(fault)
-        device, blocks = _device(), []
+        device, blocks = _device(), {}
         if self._scratch is not None:
-            blocks.append(device.find(self._scratch[0], _SCRATCH_BYTES, "scratch memory", "device"))
+            blocks[""] = device.find(self._scratch[0], _SCRATCH_BYTES, "scratch memory", "device")
         shapes = self.shapes | {name: self.get_tensor_shape(name) for name in self.engine.outputs}
         for name, address in self.addresses.items():
             size = 0 if -1 in shapes[name] else _bytes(shapes[name], self.engine.get_tensor_dtype(name))
-            blocks.append(device.find(address, size, f"tensor {name}", "device"))
+            blocks[name] = device.find(address, size, f"tensor {name}", "device")
         self._require_apart(shapes)
-        addresses, shapes = dict(self.addresses), dict(shapes)
+        addresses = dict(self.addresses)
+        ends = {name: block.start + block.size for name, block in blocks.items()}
         work = sys.modules["fake_cuda"].Work
-        device.enqueue(stream_handle, work("engine", blocks, lambda: self._run(addresses, shapes)))
+        run = work("engine", list(blocks.values()), lambda: self._run(addresses, shapes, ends))
+        device.enqueue(stream_handle, run)
         return True
 
     def _fault(self) -> str | None:
@@ -236,7 +240,7 @@ class IExecutionContext:
                 if not is_same and start < last and first < end:
                     raise AssertionError(f"output {output} overlaps {name}")
 
-    def _run(self, addresses: dict[str, int], shapes: dict[str, tuple[int, ...]]) -> None:
+    def _run(self, addresses: dict[str, int], shapes: dict[str, tuple[int, ...]], ends: dict[str, int]) -> None:
         view = sys.modules["fake_cuda"].view
         feed = {}
         for name in self.engine.inputs:
@@ -246,7 +250,8 @@ class IExecutionContext:
         names = list(self.engine.outputs)
         for name, value in zip(names, _session(self.engine.plan["graph"]).run(names, feed), strict=True):
             array = np.ascontiguousarray(value)
-            _device().find(addresses[name], array.nbytes, f"output {name}", "device")
+            if addresses[name] + array.nbytes > ends[name]:
+                raise AssertionError(f"output {name} of {array.nbytes} bytes reaches beyond its memory")
             view(addresses[name], array.nbytes)[:] = array.reshape(-1).view(np.uint8)
         self.runs += 1
 
@@ -267,6 +272,7 @@ def _bytes(shape: tuple[int, ...], kind: DataType) -> int:
 def _session(graph: str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.log_severity_level = 3
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
