@@ -18,14 +18,17 @@ VERSION_OF = {"tensorrt": "FAKE_TENSORRT", "tensorrt-rtx": "FAKE_TENSORRT_RTX"}
 _LOOK_UP = ("backends.trt.backend", "backends.ort_cuda")
 
 
-def plug_in(
-    monkeypatch: pytest.MonkeyPatch, target: str, version: str, memory_bytes: int = 1 << 34
-) -> fake_cuda.Runtime:
+def put_in_gpu(monkeypatch: pytest.MonkeyPatch, gpu: Gpu) -> fake_cuda.Runtime:
+    """Puts a GPU in."""
+    for module in _LOOK_UP:
+        monkeypatch.setattr(f"glimpse_runtime.{module}.current_gpu", lambda: gpu)
+    return fake_cuda.install(monkeypatch)
+
+
+def plug_in(monkeypatch: pytest.MonkeyPatch, target: str, version: str) -> fake_cuda.Runtime:
     """Puts GPU and TensorRT in; ``monkeypatch`` is that of the fixture ``fake_tensorrt``."""
     monkeypatch.setenv(VERSION_OF[target], version)
-    for module in _LOOK_UP:
-        monkeypatch.setattr(f"glimpse_runtime.{module}.current_gpu", lambda: GPU_OF[target])
-    return fake_cuda.install(monkeypatch, memory_bytes=memory_bytes)
+    return put_in_gpu(monkeypatch, GPU_OF[target])
 
 
 def build(monkeypatch: pytest.MonkeyPatch, bundle: Path, target: str, dialect: str | None = None) -> Path:
