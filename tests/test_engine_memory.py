@@ -26,7 +26,7 @@ ADA = Gpu("NVIDIA RTX 4070", (8, 9), 12 * GIB, False)
 RTX, FULL, OLD = (flavour_of(*row) for row in (("tensorrt-rtx", "1.7"), ("tensorrt", "10.15"), ("tensorrt", "10.3")))
 
 
-# Bytes of weights, of the largest matrix of integers; MiB at most.
+# Bytes of weights, of the largest matrix of integers; MiB at most, with the weights' file, which is mapped.
 MEASURED = [
     (37_812_736, 0, 431),
     (234_323_968, 0, 892),
@@ -34,15 +34,20 @@ MEASURED = [
     (776_511_488, 0, 1865),
     (122_040_320, 4_378_000, 673),
     (40_000_000, 11_272_192, 432),
-    (200_000_000, 155_582_464, 1247),
+    (239_984_640, 155_582_464, 1357),
+    (308_350_976, 0, 1050),
+    (930_672_640, 0, 2234),
+    (1_338_400_000, 0, 4035),
+    (954_600_000, 11_272_192, 3264),
+    (637_600_000, 77_791_232, 2623),
 ]
 
 
 def test_the_estimate_covers_what_was_measured() -> None:
     """TensorRT-RTX 1.7.1 on a CPU, figures of docs/tensorrt.md."""
     for total, integer, peak_mib in MEASURED:
-        peak = peak_mib << 20
-        assert peak <= build_memory(Weights(total, integer), RTX, None).host_bytes <= 1.5 * peak
+        peak = (peak_mib << 20) - total
+        assert peak <= build_memory(Weights(total, integer), RTX, None).host_bytes <= 1.9 * peak
 
 
 def test_shared_memory_counts_once_and_a_gpus_own_apart() -> None:
@@ -58,7 +63,7 @@ def test_too_little_memory_is_refused_with_advice() -> None:
         require_memory("upper", BuildMemory(9 * GIB, 0), 6 * GIB, ORIN)
     text = str(caught.value)
     assert text.startswith("upper: building this engine would need about 9.0 GiB of memory, there are 6.0 GiB")
-    for word in ("--precision int4", "--lm-head-parts 2", "--max-context", "--max-visual-tokens", "swap", "--budget"):
+    for word in ("--precision int4", "--head-parts 2", "--max-context", "--max-visual-tokens", "swap", "--budget"):
         assert word in text
 
 

@@ -3,8 +3,8 @@
 python benchmarks/gpu/compaction.py [--rows 4096] [--layers 24] [--kv-heads 2] [--json]
 
 Exit status: 0, 1 when a result differs, 3 when there is no GPU. The copy that it is compared with is a device-to-device
-copy of as many bytes as rows are kept. Times are medians of CUDA events; before each measurement memory larger than any
-cache is overwritten.
+copy of as many bytes as rows are kept; in place, rows that are where they belong are not moved, so all kept is no work.
+Times are medians of CUDA events; before each measurement memory larger than any cache is overwritten.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Builds the plugin's libraries on the machine that runs them, into the cache.
 
-``python -m glimpse_plugins.build`` does so from the command line.
+``python -m glimpse_plugins`` does so from the command line.
 """
 
 import hashlib
@@ -28,10 +28,10 @@ from glimpse_runtime.bundle import cache_folder
 SOURCES = Path(__file__).parent / "csrc"
 KERNEL, TENSORRT, ONNXRUNTIME = "compact.cu", "tensorrt_plugin.cpp", "ort_custom_op.cpp"
 KERNEL_LIBRARY = "libglimpse_compact.so"
-_HEADERS = ("compact.h", "compact_block.h")
+HEADERS = ("compact.h", "compact_block.h")
 _COMMON_FLAGS = ("-O3", "-std=c++17", "-shared")
 _HOST_FLAGS = (*_COMMON_FLAGS, "-fPIC", "-fvisibility=hidden", "-DGLIMPSE_HOST")
-_NVCC_FLAGS = (*_COMMON_FLAGS, "-Xcompiler=-fPIC,-fvisibility=hidden", "-Xlinker=--exclude-libs=ALL")
+_NVCC_FLAGS = (*_COMMON_FLAGS, "--threads=0", "-Xcompiler=-fPIC,-fvisibility=hidden", "-Xlinker=--exclude-libs=ALL")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Plugin:
 def source_hash() -> str:
     """Returns a hash of everything that the libraries are made of."""
     digest = hashlib.sha256()
-    for name in sorted((*_HEADERS, KERNEL, TENSORRT, ONNXRUNTIME)):
+    for name in sorted((*HEADERS, KERNEL, TENSORRT, ONNXRUNTIME)):
         digest.update(name.encode() + b"\0" + (SOURCES / name).read_bytes())
     return digest.hexdigest()
 
@@ -110,7 +110,13 @@ def build_onnxruntime(include: Path, architectures: Sequence[int] | None = ()) -
         PluginError: no compiler, an unknown architecture, or the compiler failed.
     """
     where, sources = ["-isystem", str(include)], [KERNEL, ONNXRUNTIME]
-    header = hashlib.sha256((include / "onnxruntime_c_api.h").read_bytes()).hexdigest()
+    try:
+        header = hashlib.sha256((include / "onnxruntime_c_api.h").read_bytes()).hexdigest()
+    except OSError:
+        raise PluginError(
+            f"no onnxruntime_c_api.h in {include}. It is in the include/ folder of onnxruntime's releases at"
+            " https://github.com/microsoft/onnxruntime; name that folder in ONNXRUNTIME_INCLUDE_DIR."
+        ) from None
     if architectures is None:
         command = [str(find_host_compiler())]
         library = _cached("libglimpse_ort_host.so", command, _HOST_FLAGS, where, sources, {"onnxruntime": header})

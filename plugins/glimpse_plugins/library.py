@@ -127,7 +127,7 @@ class CompactLibrary:
         Raises:
             PluginError: the arguments make no sense, or CUDA refused the launch.
         """
-        rows = (_Rows * len(tensors))(*tensors)
+        rows = (_Rows * len(tensors))(*(_Rows(*tensor) for tensor in tensors))
         status = self._compact(rows, len(tensors), _Keep(*keep), count or None, stream or None)
         if status:
             text = ctypes.create_string_buffer(_TEXT_BYTES)

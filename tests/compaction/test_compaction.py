@@ -7,6 +7,7 @@ import pytest
 from compaction_cases import CACHE_DTYPES, Geometry, assert_compacted, make_case, random_cases
 from implementations import Implementation, Numpy, OnnxFunction, OrtOperator
 from kernels import gpu_kernel, host_kernel
+from tensorrt_host import TensorRtPlugin
 
 from glimpse_plugins.library import KeepForm
 
@@ -31,6 +32,8 @@ IMPLEMENTATIONS = {
     "onnx-function-opset24": lambda folder: OnnxFunction(24, folder),
     "ort-operator": lambda folder: OrtOperator(folder),
     "ort-operator-int32": lambda folder: OrtOperator(folder, np.int32),
+    "tensorrt-plugin": lambda folder: TensorRtPlugin(),
+    "tensorrt-plugin-int32": lambda folder: TensorRtPlugin(np.int32),
     **{name: lambda folder, make=make: make() for name, make in KERNELS.items()},
 }
 PARAMETERS = [

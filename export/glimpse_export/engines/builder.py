@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from glimpse_export.boards import Budget
 from glimpse_export.engines.job import Job
 from glimpse_export.engines.memory import available_bytes, build_memory, read_weights, require_memory
+from glimpse_export.engines.options import BuildOptions
 from glimpse_export.engines.plugin import Plugin, find_plugin
 from glimpse_export.engines.worker import build_apart
 from glimpse_export.errors import BuildError
@@ -22,25 +22,6 @@ from glimpse_runtime.manifest import Manifest
 Progress = Callable[[str], None]
 
 _POLL_S = 1.0
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """What a user may ask of building engines.
-
-    Attributes:
-        target: ``tensorrt`` or ``tensorrt-rtx``.
-        dialect: which of the bundle's dialects; None is the best that this TensorRT imports.
-        plugin: False leaves compaction to the function in the graph.
-        budget: memory that a build may take; None is what is free.
-        force: True builds again what is there.
-    """
-
-    target: str
-    dialect: str | None = None
-    plugin: bool = True
-    budget: Budget | None = None
-    force: bool = False
 
 
 @dataclass(frozen=True)

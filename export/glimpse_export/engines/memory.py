@@ -16,10 +16,11 @@ _INTEGERS = (3, 22)  # INT8 and INT4 in ONNX
 _MEMINFO = Path("/proc/meminfo")
 
 # Python, TensorRT and its tables; with a CUDA context, which is assumed to take as much again.
-_PROCESS_BYTES = 500 * _MIB
-_CONTEXT_BYTES = 500 * _MIB
-# Copies of the weights: as they are stored, as the builder arranges them, and, unless they are streamed, in the engine.
-_COPIES_STREAMED, _COPIES = 2.2, 3.2
+_PROCESS_BYTES = 400 * _MIB
+_CONTEXT_BYTES = 400 * _MIB
+# Copies of the weights as the builder arranges them; the file itself is mapped, and the system takes it back when it
+# has to. A version that does not stream has the engine in memory as well, and is assumed to read the file whole.
+_COPIES_STREAMED, _COPIES = 2.3, 4.3
 # Integers are unpacked, one matrix after the other.
 _UNPACKED_COPIES = 4
 # On the GPU, while kernels are timed; with the largest scratch buffer. Assumed.
@@ -32,7 +33,7 @@ class BuildMemory:
     """Memory that a build takes at most, estimated.
 
     Attributes:
-        host_bytes: of the system.
+        host_bytes: of the system, without mapped files.
         gpu_bytes: of the GPU, 0 where the build needs none. Where both share one memory, it is in ``host_bytes`` too.
     """
 
@@ -107,7 +108,7 @@ def require_memory(stage: str, needed: BuildMemory, host_bytes: int | None, gpu:
     if short is not None:
         raise BuildError(
             f"{stage}: building this engine would need about {short}. What helps: close other programs; add swap; "
-            "export with --precision int4, with --lm-head-parts 2, or with a smaller --max-context and "
+            "export with --precision int4, with --head-parts 2, or with a smaller --max-context and "
             "--max-visual-tokens. The need is an estimate: --budget SIZE says how much may be taken all the same."
         )
 

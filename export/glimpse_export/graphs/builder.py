@@ -140,8 +140,12 @@ class GraphBuilder:
 
     def save(self, path: Path) -> None:
         """Writes the graph."""
-        version = _IR_VERSIONS[self.opset]
-        model = ir.Model(self._graph, ir_version=version, producer_name="glimpse-export", functions=self._functions)
+        model = ir.Model(
+            self._graph,
+            ir_version=_IR_VERSIONS[self.opset],
+            producer_name="glimpse-export",
+            functions=self._functions,
+        )
         ir.save(model, path)
 
 

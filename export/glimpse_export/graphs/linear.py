@@ -94,9 +94,9 @@ class FloatForm:
         for index, (start, stop) in enumerate(head_parts(matrix.rows, parts, matrix.columns * dtype.itemsize)):
             name = matrix.name if parts == 1 else part_name(matrix.name, index)
             weight = self._widened(g, g.stored(name, where.rows(start, stop)))
-            products.append(g.op("Gemm", rounded, weight, transB=1))
-        y = joined(g, products)
-        return y if self.compute == "float32" else g.cast(y, "float32")
+            y = g.op("Gemm", rounded, weight, transB=1)
+            products.append(y if self.compute == "float32" else g.cast(y, "float32"))
+        return joined(g, products)
 
     def _widened(self, g: GraphBuilder, weight: ir.Value) -> ir.Value:
         return weight if self._dtype == self.compute else g.cast(weight, self.compute)

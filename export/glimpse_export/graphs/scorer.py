@@ -35,7 +35,7 @@ class ScorerAuthor:
         maps = len(self._architecture.glimpse.selected_layers) * self._architecture.text.heads
         whole = g.input("attention", [maps, "context"])
         visual_rows = g.input("visual_rows", ["visual_tokens"], "int64")
-        maps_in = g.op("Transpose", g.op("Gather", whole, visual_rows, axis=1), perm=[1, 0])
+        seen = g.op("Transpose", g.op("Gather", whole, visual_rows, axis=1), perm=[1, 0])
         features = None
         if scorer.conditioned:
             features = g.input("features", [len(scorer.taps), "visual_tokens", vision.hidden_size])
@@ -47,7 +47,7 @@ class ScorerAuthor:
             cos, sin = windows.arrange(g, cos, 0), windows.arrange(g, sin, 0)
         heads = Heads(scorer.heads, scorer.heads, scorer.head_dim, scorer.size // scorer.heads)
         attention = self._dialect.attention(g, cos, sin, heads, windows.keys if windows else None, self._form.compute)
-        h = g.mark(self._linear(g, g.op("Unsqueeze", maps_in, g.integers(0)), "attn_in_proj"), "attn_in")
+        h = g.mark(self._linear(g, g.op("Unsqueeze", seen, g.integers(0)), "attn_in_proj"), "attn_in")
         self._trace_hidden(g, h, 0)
         for index in range(len(scorer.taps)):
             condition = None
@@ -59,7 +59,7 @@ class ScorerAuthor:
         logits = self._linear(g, h, f"attn_out_projs.{len(scorer.taps) - 1}")
         rows = [g.reshape(logits, 1, -1)]
         if scorer.attention_row:
-            rows.insert(0, self._attention_row(g, maps_in))
+            rows.insert(0, self._attention_row(g, seen))
         stacked = g.op("Concat", *rows, axis=0)
         g.output(stacked, "token_logits", [len(rows), "visual_tokens"])
 

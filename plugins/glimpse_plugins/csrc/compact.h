@@ -27,7 +27,7 @@ enum glimpse_keep_form {
 };
 
 struct glimpse_keep {
-    const void *data;
+    const void *data; /* int32 forms: aligned to 4 bytes */
     int32_t form;
     int32_t rows; /* at most GLIMPSE_COMPACT_MAX_ROWS, and less where a block has less than 2 bytes a row of shared memory */
     int32_t kept; /* entries of an index list; ignored with a mask */

@@ -26,6 +26,8 @@ _ARENA_WASTE_BYTES = 64 << 10
 # After a run on inputs of this size, a large image's patches, the arena is given back: the next stage needs less.
 _LARGE_RUN_BYTES = 8 << 20
 _ARENAS = {"cpu": "cpu:0", "cuda": "cpu:0;gpu:0"}
+_CPU = ["CPUExecutionProvider"]
+_FOR_GPUS = "onnxruntime lacks an operator; a graph in bfloat16 needs a GPU; export again with --dialect ort"
 
 
 class OrtBackend(HostMemory):
@@ -49,7 +51,7 @@ class OrtBackend(HostMemory):
         Raises:
             BackendError: onnxruntime cannot load the graph.
         """
-        session = open_session(self._ort, bundle.path(stage.file), self._options, ["CPUExecutionProvider"])
+        session = open_session(self._ort, bundle.path(stage.file), self._options, _CPU)
         return OrtEngine(self._ort, session, stage, state)
 
 
@@ -96,6 +98,8 @@ def open_session(ort: Any, graph: Path, options: Any, providers: Sequence[Any]) 
     try:
         return ort.InferenceSession(os.fspath(graph), options, providers=list(providers))
     except Exception as error:
+        if "NOT_IMPLEMENTED" in str(error) and providers is _CPU:
+            raise BackendError(f"{graph}: {_FOR_GPUS} ({error})") from None
         raise BackendError(f"onnxruntime cannot load {graph}: {error}") from None
 
 

@@ -13,7 +13,6 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from glimpse_runtime.bundle import cache_folder
 from glimpse_runtime.errors import BackendError
 
 _LIBRARIES = "tensorrt_rtx_libs"
@@ -38,6 +37,8 @@ def repair_rtx_wheel() -> None:
             "tensorrt_rtx was imported before glimpse_runtime could make its plugins loadable; load glimpse_runtime's "
             f"engines first, or run once: ln -s {_CORE} {folder / _MISSING}"
         )
+    from glimpse_runtime.bundle import cache_folder  # numpy, which the command line has no time for
+
     links = cache_folder() / "links" / _name_of(folder)
     links.mkdir(parents=True, exist_ok=True)
     for name, target in ((_MISSING, _CORE), (_CORE, _CORE), (_PARSER, _PARSER)):
