@@ -216,7 +216,7 @@ def test_no_package_is_an_error_with_the_command(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_an_error_names_itself_and_says_what_to_do(runtime: Runtime, error: str, advice: str) -> None:
-    runtime.fails["cudaGetDeviceCount"] = fake_cuda.cudaError_t[error]
+    runtime.fails["cudaSetDevice"] = fake_cuda.cudaError_t[error]
     with pytest.raises(BackendError) as caught:
         Cuda()
     assert error in str(caught.value)

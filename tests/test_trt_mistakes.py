@@ -113,6 +113,10 @@ def pageable(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Cuda, "pinned", pinned)
 
 
+def device_not_chosen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Cuda, "use_here", lambda _: None)
+
+
 MISTAKES: dict[Mistake, str] = {
     no_shapes: "depends on the input",
     no_state: r"address of past\.\S+ was not set",
@@ -123,6 +127,7 @@ MISTAKES: dict[Mistake, str] = {
     freed_too_early: "was freed",
     freed_twice: "freed twice",
     wrong_place_of_rows: "difference|differ",
+    device_not_chosen: "in a thread that has not chosen the device",
     pageable: "lies in no memory of CUDA",
 }
 

@@ -15,7 +15,9 @@ from fake_cuda import Runtime, cudaError_t
 from gpu_stand_in import build, plug_in, put_in_kernels
 
 from glimpse_runtime import Answer, BackendError, InputError, Pruning, Sampling, Session, load, pipeline
+from glimpse_runtime.backends.device_compaction import Compaction, CopyCompaction, KernelCompaction
 from glimpse_runtime.backends.ort import OrtBackend
+from glimpse_runtime.backends.trt.compaction import EngineCompaction
 from glimpse_runtime.engines.flavours import installed
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -103,12 +105,18 @@ def test_answers_are_those_of_the_cpu(machine: Machine, request_name: str) -> No
         same(vlm.ask(None, "Hello", **options), reference.ask(None, "Hello", **options))
 
 
-def test_compaction_by_kernels_gives_the_same_answers(machine: Machine) -> None:
-    library = put_in_kernels(machine.patch, machine.runtime)
+@pytest.mark.parametrize("way", [KernelCompaction, EngineCompaction, CopyCompaction])
+def test_every_way_of_compaction_gives_the_same_answers(machine: Machine, way: type[Compaction]) -> None:
+    if way is KernelCompaction:
+        library = put_in_kernels(machine.patch, machine.runtime)
+    elif way is CopyCompaction:
+        machine.patch.setattr("glimpse_runtime.backends.trt.backend.find_engine", lambda key: None)
     with machine.load() as vlm, machine.cpu() as reference:
+        assert type(vlm._pipeline._backend._compaction) is way  # type: ignore[union-attr, attr-defined]
         for image, question in examples()[:4]:
             same(vlm.ask(image, question), reference.ask(image, question))
-    assert library.launches == 4 + 1  # one launch per question, and one while warming up
+    if way is KernelCompaction:
+        assert library.launches == 4 + 1  # one launch per question, and one while warming up
 
 
 def test_scenes_are_asked_again_and_images_go_together(machine: Machine) -> None:

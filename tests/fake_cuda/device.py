@@ -93,6 +93,7 @@ class Device:
         self.events: dict[int, Event] = {}
         self.graphs: dict[int, list[Work]] = {}
         self.pools: set[int] = set()
+        self.threads: set[int] = set()
         self._blocks: dict[int, Block] = {}
         self._quarantine: deque[Block] = deque()
         self._next_handle = 0x1000

@@ -1,6 +1,7 @@
 """The part of ``cuda.bindings.runtime`` that is used, on a ``Device``: same names, same parameters, same results."""
 
 import enum
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,6 +57,7 @@ class cudaStream_t(int):
 
 
 OK = cudaError_t.cudaSuccess
+_ANY_THREAD = ("cudaSetDevice", "cudaGetErrorString", "cudaGetLastError")
 _KINDS = {
     cudaMemcpyKind.cudaMemcpyHostToDevice: ("pinned", "device"),
     cudaMemcpyKind.cudaMemcpyDeviceToHost: ("device", "pinned"),
@@ -81,6 +83,8 @@ class Runtime:
         if not name.startswith("cuda") or not callable(found) or isinstance(found, type):
             return found
         self.device.calls.append(name)
+        if name not in _ANY_THREAD and threading.get_ident() not in self.device.threads:
+            raise FakeCudaError(f"{name} was called in a thread that has not chosen the device")
         if name in self.fails:
             return lambda *arguments: self._fail(name, found, arguments)
         return found
@@ -90,11 +94,11 @@ class Runtime:
             del self.device.graphs[function(*arguments)[1]]
         return self.fails[name], None
 
-    def cudaGetDeviceCount(self):
-        return OK, 1
-
-    def cudaGetDevice(self):
-        return OK, 0
+    def cudaSetDevice(self, device):
+        if device:
+            return (cudaError_t.cudaErrorInvalidValue,)
+        self.device.threads.add(threading.get_ident())
+        return (OK,)
 
     def cudaDeviceGetAttribute(self, attr, device):
         return OK, int(self._has_pools)

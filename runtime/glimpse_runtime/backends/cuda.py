@@ -5,6 +5,7 @@ Everything is asynchronous: a call enqueues work on the stream, whose work is do
 
 import ctypes
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,8 @@ from glimpse_runtime.types import Array
 
 log = logging.getLogger("glimpse")
 
+DEVICE = 0
+"""Number of the device; ``CUDA_VISIBLE_DEVICES`` says which one that is."""
 INSTALL = 'pip install "glimpse-edge[cuda]"'
 _KEEP_ALL_BYTES = 2**64 - 1
 _ADVICE = {
@@ -31,11 +34,10 @@ _ADVICE |= dict.fromkeys(("cudaErrorIllegalAddress", "cudaErrorLaunchFailure", "
 
 
 class Cuda:
-    """The process's current CUDA device and one stream on it.
+    """The first CUDA device that the process may see, and one stream on it.
 
     Attributes:
         runtime: the module ``cuda.bindings.runtime``.
-        device: its number.
         stream: what all work is enqueued on.
     """
 
@@ -51,12 +53,18 @@ class Cuda:
             raise BackendError(f"the package cuda-bindings cannot be imported ({error}); run: {INSTALL}") from None
         self.runtime: Any = runtime
         self._open: dict[Resource, None] = {}
-        self.call("cudaGetDeviceCount")
-        self.device: int = self.call("cudaGetDevice")
+        self._thread = threading.local()
+        self.use_here()
         self.stream = self._new_stream()
         self._pool: Resource | None = None
-        if self.call("cudaDeviceGetAttribute", runtime.cudaDeviceAttr.cudaDevAttrMemoryPoolsSupported, self.device):
+        if self.call("cudaDeviceGetAttribute", runtime.cudaDeviceAttr.cudaDevAttrMemoryPoolsSupported, DEVICE):
             self._pool = self._own("cudaMemPoolDestroy", self._new_pool(driver))
+
+    def use_here(self) -> None:
+        """Makes the device that of the calling thread, as every call below does; for what others call in CUDA."""
+        if not getattr(self._thread, "uses_it", False):
+            self._call("cudaSetDevice", DEVICE)
+            self._thread.uses_it = True
 
     def call(self, function: str, *arguments: object) -> Any:
         """Calls a function of the CUDA runtime and returns its result, None if it has none.
@@ -64,6 +72,10 @@ class Cuda:
         Raises:
             BackendError: it failed, or work that was enqueued before did.
         """
+        self.use_here()
+        return self._call(function, *arguments)
+
+    def _call(self, function: str, *arguments: object) -> Any:
         error, *values = getattr(self.runtime, function)(*arguments)
         if error != self.runtime.cudaError_t.cudaSuccess:
             raise BackendError(f"CUDA: {function} failed with {error.name}: {self._advice(error)}")
@@ -185,7 +197,7 @@ class Cuda:
         properties = runtime.cudaMemPoolProps()
         properties.allocType = runtime.cudaMemAllocationType.cudaMemAllocationTypePinned
         properties.location.type = runtime.cudaMemLocationType.cudaMemLocationTypeDevice
-        properties.location.id = self.device
+        properties.location.id = DEVICE
         pool = self.call("cudaMemPoolCreate", properties)
         keep = runtime.cudaMemPoolAttr.cudaMemPoolAttrReleaseThreshold
         self.call("cudaMemPoolSetAttribute", pool, keep, driver.cuuint64_t(_KEEP_ALL_BYTES))

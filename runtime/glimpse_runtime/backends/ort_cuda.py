@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from glimpse_runtime.backends.base import Tensor
-from glimpse_runtime.backends.cuda import Cuda
+from glimpse_runtime.backends.cuda import DEVICE, Cuda
 from glimpse_runtime.backends.device_compaction import find_kernels
 from glimpse_runtime.backends.device_memory import DeviceMemory, DeviceTensor, device
 from glimpse_runtime.backends.ort import OrtEngine, import_onnxruntime, open_session, session_options
@@ -63,7 +63,7 @@ class OrtCudaBackend(DeviceMemory):
                     "export it again with --kv-cache-precision fp16"
                 )
         options = {
-            "device_id": str(self.cuda.device),
+            "device_id": str(DEVICE),
             "user_compute_stream": str(int(self.cuda.stream.handle)),
             "arena_extend_strategy": "kSameAsRequested",
             "use_tf32": "0",
@@ -126,7 +126,7 @@ class OrtCudaEngine(OrtEngine):
         else:
             found = device(tensor)
             kind = _ELEMENT_TYPES.get(found.dtype) or np.dtype(found.dtype)
-            bind(name, self.device, self._cuda.device, kind, found.shape, found.address)
+            bind(name, self.device, DEVICE, kind, found.shape, found.address)
 
     def _tensor(self, value: Any, spec: TensorSpec) -> Tensor:
         return DeviceTensor(value.data_ptr(), tuple(value.shape()), spec.dtype, value)

@@ -48,7 +48,11 @@ class TrtBackend(DeviceMemory):
         self._found = found
         self._gpu = gpu
         messages = Messages(found.module)
-        self._runtime: Any = found.module.Runtime(messages.logger)
+        try:
+            self._runtime: Any = found.module.Runtime(messages.logger)
+        except (TypeError, RuntimeError) as error:  # pybind's words for a null pointer
+            super().close()
+            raise BackendError(f"{found.title} cannot start here: {error}{messages.take()}") from None
         self._shared = Shared(self, Workspace(self), messages, InFlight(self.cuda))
         self._engines: list[TrtEngine] = []
         self._engine_bytes = 0
@@ -61,6 +65,7 @@ class TrtBackend(DeviceMemory):
             BackendError: it was not built for this bundle, GPU and version of TensorRT, or cannot be loaded.
         """
         stored = require_engine(engine_key(bundle, name, stage, self._setting), bundle.folder, self.name)
+        self.cuda.use_here()
         with self._lock:
             engine = self._open(bundle, stored, stage, state)
             if name == _LOWER:

@@ -69,7 +69,11 @@ class Context:
         self._scratch = 0
         if raw is None:
             raise BackendError(f"{title}: TensorRT cannot make an execution context{messages.take()}")
-        self._check(raw.set_optimization_profile_async(profile, int(stream.handle)), f"profile {profile}")
+        try:
+            chosen = raw.set_optimization_profile_async(profile, int(stream.handle))
+        except RuntimeError:  # the Python module's way to say no
+            chosen = False
+        self._check(chosen, f"profile {profile}")
 
     def set_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Sets the shapes of inputs."""
