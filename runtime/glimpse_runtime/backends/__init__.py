@@ -3,16 +3,15 @@
 import os
 
 from glimpse_runtime.backends.base import Backend, Engine, Tensor
+from glimpse_runtime.devices import DEVICES
 from glimpse_runtime.errors import BackendError, InputError
-
-BACKENDS = ("cpu", "cuda", "tensorrt", "tensorrt-rtx")
 
 
 def open_backend(device: str, threads: int | None = None) -> Backend:
     """Returns the backend for a device.
 
     Args:
-        device: one of ``BACKENDS``.
+        device: one of ``DEVICES``.
         threads: CPU threads per operator; None lets the engine choose.
 
     Raises:
@@ -36,7 +35,7 @@ def open_backend(device: str, threads: int | None = None) -> Backend:
         from glimpse_runtime.backends.trt import TrtBackend
 
         return TrtBackend(device)
-    raise BackendError(f"unknown device {device!r}; this version has: {', '.join(BACKENDS)}")
+    raise BackendError(f"unknown device {device!r}; this version has: {', '.join(DEVICES)}")
 
 
-__all__ = ["BACKENDS", "Backend", "Engine", "Tensor", "open_backend"]
+__all__ = ["Backend", "Engine", "Tensor", "open_backend"]
