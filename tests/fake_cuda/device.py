@@ -7,6 +7,7 @@ after its memory was freed.
 
 import ctypes
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -69,11 +70,15 @@ class Stream:
 
 @dataclass(eq=False)
 class Event:
-    """Whether the work before its last record is done."""
+    """Whether the work before its last record is done, and when it was."""
 
     handle: int
     stream: Stream | None = None
     mark: Work | None = None
+    reached_ms: float | None = None
+
+    def reach(self) -> None:
+        self.reached_ms = time.perf_counter() * 1e3
 
 
 class Device:

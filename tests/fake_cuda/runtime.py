@@ -192,7 +192,7 @@ class Runtime:
 
     def cudaEventRecord(self, event, stream):
         found = self.device.events[event]
-        found.stream, found.mark = self.device.stream(stream), Work("cudaEventRecord", [], lambda: None)
+        found.stream, found.mark = self.device.stream(stream), Work("cudaEventRecord", [], found.reach)
         self.device.enqueue(stream, found.mark)
         return (OK,)
 
@@ -201,6 +201,12 @@ class Runtime:
         if found.stream is not None and any(work is found.mark for work in found.stream.queue):
             self.device.drain(found.stream, found.mark)
         return (OK,)
+
+    def cudaEventElapsedTime(self, start, end):
+        times = [self.device.events[event].reached_ms for event in (start, end)]
+        if None in times:
+            return cudaError_t.cudaErrorNotReady, None
+        return OK, times[1] - times[0]
 
     def cudaStreamBeginCapture(self, stream, mode):
         self.device.stream(stream).recording = []

@@ -112,11 +112,11 @@ class Cuda:
         self._open[resource] = None
         return resource
 
-    def event(self) -> "Event":
+    def event(self, is_timed: bool = False) -> "Event":
         """Returns an event that nothing has been recorded to."""
         runtime = self.runtime
         # A thread that waits sleeps: the robot has better use for the core.
-        flags = runtime.cudaEventBlockingSync | runtime.cudaEventDisableTiming
+        flags = runtime.cudaEventBlockingSync | (0 if is_timed else runtime.cudaEventDisableTiming)
         event = Event(self, "cudaEventDestroy", self.call("cudaEventCreateWithFlags", flags))
         self._open[event] = None
         return event
@@ -259,6 +259,11 @@ class Event(Resource):
     def synchronize(self) -> None:
         """Waits until the stream has come to where it was last recorded; an event never recorded is no wait."""
         self._cuda.call("cudaEventSynchronize", self.handle)
+
+    def milliseconds_since(self, earlier: "Event") -> float:
+        """Returns the device's time between two events that it has come to; both made with ``is_timed``."""
+        spent: float = self._cuda.call("cudaEventElapsedTime", earlier.handle, self.handle)
+        return spent
 
 
 class Graph(Resource):
