@@ -81,10 +81,23 @@ def test_golden_vectors_of_one_case(
     assert conformance.main(["--device", "cuda", "--precision", "fp32", "--precision", "fp16", str(folder)]) == 0
     assert "IoU of kept tokens 1.000" in capsys.readouterr().out
     assert runtime.device.leaks() == []
-    # With every other row of the KV cache lost, tokens differ that are not close.
+    # Where compaction moves nothing, tokens differ that are not close.
     monkeypatch.setattr(ort_cuda.OrtCudaBackend, "compact", lambda self, buffers, hidden, keep: None)
     assert conformance.main(["--device", "cuda", "--precision", "fp16", str(folder)]) == 1
     assert "differs, and its logits are not close" in capsys.readouterr().out
+
+
+def test_golden_vectors_in_float32_on_tensorrt_are_compared_array_by_array(
+    fake_tensorrt: pytest.MonkeyPatch, golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnx_ir")
+    pytest.importorskip("torch")
+    folder = one_case(golden, tmp_path)
+    plug_in(fake_tensorrt, "tensorrt", "10.15.1")
+    conformance = script("conformance", fake_tensorrt)
+    fake_tensorrt.setattr(conformance, "build", lambda folder, device: build(fake_tensorrt, folder, device))
+    assert conformance.main(["--device", "tensorrt", "--precision", "fp32", str(folder)]) == 0
+    assert "33 arrays" in capsys.readouterr().out
 
 
 def one_case(golden: Path, place: Path) -> Path:
