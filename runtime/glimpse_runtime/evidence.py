@@ -45,8 +45,7 @@ class Evidence:
         """
         shared = self._shared(pruner, entry)
         made, taken = [], 0
-        for number, (image, part) in enumerate(zip(images, entry.parts(), strict=True)):
-            cells = np.flatnonzero(part)
+        for number, (image, cells) in enumerate(zip(images, entry.cells(), strict=True)):
             own = slice(taken, taken + len(cells))
             taken = own.stop
             if not len(cells):

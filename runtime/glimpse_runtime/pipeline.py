@@ -333,8 +333,7 @@ class Pipeline:
     def _place_images(self, entry: Entry, images: Sequence[VisualTokens]) -> None:
         """Writes the visual tokens that enter over the rows of their ids, a run of them at a time."""
         taken = 0
-        for image, part in zip(images, entry.parts(), strict=False):
-            cells = np.flatnonzero(part)
+        for image, cells in zip(images, entry.cells(), strict=True):
             rows = entry.visual_rows[taken : taken + len(cells)]
             taken += len(cells)
             breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(cells) != 1)) + 1

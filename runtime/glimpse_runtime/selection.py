@@ -10,6 +10,7 @@ from glimpse_runtime.bundle import Bundle, EmbeddingTable
 from glimpse_runtime.entry import Entry
 from glimpse_runtime.errors import PruningError
 from glimpse_runtime.evidence import Evidence, flat_masks
+from glimpse_runtime.finite import require_finite
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.prompt import Prompt
 from glimpse_runtime.prune_report import PruneReport, report_pruned
@@ -30,14 +31,14 @@ class Selector:
     """Runs the pruning methods for the requests of one bundle."""
 
     def __init__(
-        self, bundle: Bundle, backend: Backend, visual: Visual, embedding: EmbeddingTable, require_finite: Check
+        self, bundle: Bundle, backend: Backend, visual: Visual, embedding: EmbeddingTable, check_finite: Check
     ) -> None:
-        """Takes what methods may see; ``require_finite`` gets a stage's name and its outputs."""
+        """Takes what methods may see; ``check_finite`` gets a stage's name and its outputs on the backend."""
         self._bundle = bundle
         self._manifest = bundle.manifest
         self._visual = visual
         self._evidence = Evidence(bundle, backend, embedding)
-        self._require_finite = require_finite
+        self._check_finite = check_finite
 
     def check(self, prompt: Prompt, request: Pruning) -> int:
         """Refuses a request that cannot be met, before any compute.
@@ -146,15 +147,15 @@ class Selector:
         if "hidden" in needs:
             known["hidden"] = self._evidence.hidden(hidden, entry)
         if any(need in needs for need in ("attention", "glimpse_attention", "glimpse_logits")):
-            self._require_finite("lower", attention)
+            self._check_finite("lower", attention)
         columns = len(entry.ids) + self.glimpse_rows(entry.prompt, request)
         for need in ("attention", "glimpse_attention"):
             if need in needs:
                 known[need] = self._evidence.attention(attention, columns, entry)
         if "glimpse_logits" in needs:
-            logits = self._visual.score(attention, entry.standing_in(), images, interrupt)
-            self._require_finite("score", logits)
-            known["glimpse_logits"] = logits[entry.entered]
+            logits = self._visual.score(attention, entry.visual_rows, images, entry.cells(), interrupt)
+            require_finite("score", self._manifest.precision, logits)
+            known["glimpse_logits"] = logits
         return known
 
     def _ask(
@@ -168,7 +169,7 @@ class Selector:
         interrupt: Interrupt,
     ) -> Array:
         """Asks a method about each image; returns its (entered,) scores or mask."""
-        keep = _quotas([int(part.sum()) for part in entry.parts()], count)
+        keep = _quotas([len(cells) for cells in entry.cells()], count)
         answers = []
         for given in self._evidence.inputs(pruner, entry, images, keep, request.seed, known):
             interrupt.check()
@@ -180,8 +181,7 @@ class Selector:
     def _weigh(self, scores: FloatArray, entry: Entry, request: Pruning) -> FloatArray:
         """Applies the options that change attention scores, image by image."""
         weighed, taken = [], 0
-        for grid, part in zip(entry.grids, entry.parts(), strict=True):
-            cells = np.flatnonzero(part)
+        for grid, cells in zip(entry.grids, entry.cells(), strict=True):
             own = scores[taken : taken + len(cells)]
             taken += len(cells)
             if request.position_debias:
@@ -197,7 +197,7 @@ class Selector:
         """Chooses ``count`` of (entered,) scores."""
         if not request.neighbour_suppression:
             return rules.select_best(scores, count)
-        cells = [np.flatnonzero(part) for part in entry.parts()]
+        cells = entry.cells()
         embeds = [self._evidence.embeds(image, own) for image, own in zip(images, cells, strict=True)]
         places = [
             np.stack([np.full(len(own), number), *np.divmod(own, grid.merged[1])])
