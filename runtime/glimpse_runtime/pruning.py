@@ -111,7 +111,9 @@ class Pruning:
 
     def _check_first_stage(self, method: Pruner) -> None:
         if (self.pre is None) != (self.pre_keep is None):
-            raise PruningError("a first stage needs both its method and its share: pre=..., pre_keep=...")
+            raise PruningError(
+                "a first stage has a method and a share: give both pre= and pre_keep=, --pre and --pre-keep"
+            )
         if self.pre is None:
             return
         if self.pre_keep == 0.0:

@@ -56,7 +56,7 @@ def fixed_count(request: Pruning, rule: Rule, total: int) -> int:
         PruningError: neither request nor bundle names a share.
     """
     if rule.max_keep_ratio is None:
-        raise PruningError(f"method {request.method!r} keeps a fixed share; give max_keep_ratio")
+        raise PruningError(f"method {request.method!r} keeps a fixed share; name it: max_keep_ratio=, --max-keep-ratio")
     return min(total, max(int(rule.max_keep_ratio * total), rule.min_keep or 0))
 
 

@@ -8,14 +8,14 @@ from glimpse_runtime import rule as rules
 from glimpse_runtime.backends import Backend, Tensor
 from glimpse_runtime.bundle import Bundle, EmbeddingTable
 from glimpse_runtime.entry import Entry
-from glimpse_runtime.errors import PruningError
+from glimpse_runtime.errors import GlimpseError, PruningError
 from glimpse_runtime.evidence import Evidence, flat_masks
 from glimpse_runtime.finite import require_finite
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.prompt import Prompt
 from glimpse_runtime.prune_report import PruneReport, report_pruned
 from glimpse_runtime.pruner_weights import require_weights
-from glimpse_runtime.pruners import BEFORE, Pruner
+from glimpse_runtime.pruners import BEFORE, Pruner, PrunerInput
 from glimpse_runtime.pruners.neighbour_suppression import centred, pick
 from glimpse_runtime.pruners.position_debias import debias
 from glimpse_runtime.pruning import Pruning
@@ -173,7 +173,7 @@ class Selector:
         answers = []
         for given in self._evidence.inputs(pruner, entry, images, keep, request.seed, known):
             interrupt.check()
-            answers.append(_checked(pruner, pruner.choose(given), len(given.cells)))
+            answers.append(_answer(pruner, given))
         if len({answer.dtype for answer in answers}) > 1:
             raise PruningError(f"pruning method {pruner.name!r} gave scores for one image and a mask for another")
         return np.concatenate(answers)
@@ -221,9 +221,15 @@ def _quotas(sizes: Sequence[int], count: int) -> IntArray:
     return quotas
 
 
-def _checked(pruner: Pruner, answer: object, count: int) -> Array:
+def _answer(pruner: Pruner, given: PrunerInput) -> Array:
     """Returns a method's answer as bool or float32, or says what is wrong with it."""
-    array = np.asarray(answer)
+    count = len(given.cells)
+    try:
+        array = np.asarray(pruner.choose(given))
+    except GlimpseError:
+        raise
+    except Exception as error:
+        raise PruningError(f"pruning method {pruner.name!r} failed: {type(error).__name__}: {error}") from error
     if array.shape != (count,) or array.dtype.kind not in "bf" or (array.dtype.kind == "f" and np.isnan(array).any()):
         raise PruningError(
             f"pruning method {pruner.name!r} must give {count} scores or a bool mask of an image's {count} tokens, "
