@@ -1,6 +1,7 @@
 # make demo   sets up, exports pocket, asks about the example images, writes overlay pictures
 # make test   sets up, runs all tests
 # make check  sets up, runs the linters and type checker
+# make plugin  sets up, compiles the compaction kernels for every GPU that nvcc knows, runs their properties
 # make test-robots  sets up a venv with OpenCV, ROS 2 and dora, runs the tests that talk to them
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ ROBOTS_VENV ?= .venv-robots
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-robots check clean bundle
+.PHONY: setup demo test plugin test-robots check clean bundle
 
 setup: $(STAMP)
 
@@ -27,6 +28,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
+
+plugin: $(STAMP)
+	$(BIN)/python -m glimpse_plugins --all-architectures
+	$(BIN)/python -m pytest -q tests/compaction/test_compaction.py tests/compaction/test_library.py
 
 test-robots: $(ROBOTS_VENV)/.installed
 	$(ROBOTS_VENV)/bin/python -m pytest -q -rs -m robots tests/robots

@@ -34,11 +34,12 @@ def with_layers(stage: StageSpec, layers: range) -> StageSpec:
 
 def deep(manifest: Manifest) -> Manifest:
     """Returns the manifest of a model of the same widths with 36 layers."""
-    stages = dict(manifest.stages)
+    dialect = manifest.dialects[0]
+    stages = dict(manifest.stages_of(dialect))
     stages["lower"] = with_layers(stages["lower"], range(LOWER))
     stages["upper"] = with_layers(stages["upper"], range(LOWER, LAYERS))
     text = dataclasses.replace(manifest.text, layers=LAYERS, lower_layers=LOWER)
-    return dataclasses.replace(manifest, stages=stages, text=text)
+    return dataclasses.replace(manifest, graphs={dialect: stages}, text=text)
 
 
 def letters_only(tokens: Sequence[int], logits: FloatArray) -> FloatArray:

@@ -66,8 +66,9 @@ class Runs:
 def flops(bundle: Bundle, lower_rows: int, upper_rows: int) -> float:
     """Returns the operations of a prefill: two for each value of a matrix and row, and attention's products."""
     text, total = bundle.manifest.text, 0.0
+    stages = bundle.manifest.stages_of(bundle.manifest.dialects[0])
     for stage, count in (("lower", lower_rows), ("upper", upper_rows)):
-        values = matrix_values(str(bundle.path(bundle.manifest.stages[stage].file)))
+        values = matrix_values(str(bundle.path(stages[stage].file)))
         head = values.pop("logits", 0)
         layers = text.lower_layers if stage == "lower" else text.layers - text.lower_layers
         attention = 2 * layers * text.heads * text.head_dim * count * count  # causal: half of all pairs, two products
@@ -134,7 +135,8 @@ def _step_bytes(bundle: Bundle, rows: int) -> float:
     """Bytes that decoding one token reads: the decoder's weights, a shared LM head, and the cache's valid rows."""
     manifest = bundle.manifest
     weights = manifest.files["text.data"].bytes
-    if manifest.embedding.file in bundle.path(manifest.stages["upper"].file).read_bytes().decode("latin-1"):
+    upper = bundle.path(manifest.stages_of(manifest.dialects[0])["upper"].file)
+    if manifest.embedding.file in upper.read_bytes().decode("latin-1"):
         weights += manifest.files[manifest.embedding.file].bytes
     item = 2 if manifest.precision["kv_cache"] == "fp16" else 4
     return weights + 2 * manifest.text.layers * manifest.text.kv_heads * manifest.text.head_dim * item * rows

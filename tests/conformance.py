@@ -55,9 +55,8 @@ def run_model(folder: Path, dialect: str = "ort") -> Iterator[CaseResult]:
     """Exports a model folder and yields the result of each of its cases."""
     cases = sorted(path.stem for path in (folder / "cases").glob("*.npz"))
     with tempfile.TemporaryDirectory() as temporary:
-        options = ExportOptions(
-            str(folder / "base"), str(folder / "adapter"), dialect=dialect, tokenizer=False, trace=True, certify="off"
-        )
+        places = str(folder / "base"), str(folder / "adapter")
+        options = ExportOptions(*places, dialects=(dialect,), tokenizer=False, trace=True, certify="off")
         bundle = Bundle.open(export(options, Path(temporary) / "bundle"))
         for name in cases:
             yield run_case(folder, name, bundle)

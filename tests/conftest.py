@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hub_server import Hub, serving
 
 if TYPE_CHECKING:
     from glimpse_export import ExportOptions
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden" / "modelA"
+STAGES = ("embedding", "vision", "score", "text")
+"""The stages of an export that hold weights, in the order in which they are built."""
 
 # Bundles are marked as verified in a cache folder; tests must not touch the user's.
 os.environ["GLIMPSE_CACHE"] = str(Path(__file__).parent / ".cache")
@@ -47,6 +50,12 @@ def model(golden: Path, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where an export of the test's own may write its bundle."""
+    return tmp_path / "bundle"
+
+
 @pytest.fixture(scope="session")
 def pocket() -> Iterator[object]:
     """A session of the packaged pocket model."""
@@ -54,6 +63,13 @@ def pocket() -> Iterator[object]:
 
     with load() as vlm:
         yield vlm
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """A stand-in of the Hugging Face hub, without repositories."""
+    with serving() as hub:
+        yield hub
 
 
 @pytest.fixture
@@ -140,3 +156,8 @@ def edit_tensors(path: Path, change: Callable[[dict[str, np.ndarray]], None]) ->
 def leftovers(folder: Path) -> list[str]:
     """Hidden files and folders."""
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+
+
+def work_of(out: Path) -> Path:
+    """Where an export to ``out`` keeps its work."""
+    return out.parent / f".{out.name}.work"

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 LARGE_BYTES = 1 << 20
@@ -208,3 +209,8 @@ def serving() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """The files of a folder, as ``Hub.add`` takes them."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -92,6 +92,10 @@ def test_large_bundles_are_hashed_once_and_again_when_touched(
         Bundle.open(copy)
 
 
+# A cache of another length than the profile's.
+PAST = {"name": "past.0.key", "dtype": "float32", "shape": [1, 2, 7, 4]}
+
+
 @pytest.mark.parametrize(
     ("keys", "value", "part"),
     [
@@ -103,8 +107,10 @@ def test_large_bundles_are_hashed_once_and_again_when_touched(
         (("text", "heads"), True, "text.heads must be of type int"),
         (("glimpse", "speed"), 1, "unknown key glimpse.speed"),
         (("pruning", "threshold"), None, "pruning.threshold must be of type float"),
-        (("stages", "vision"), ..., "stage 'vision' is missing"),
-        (("stages", "vision", "file"), "other.onnx", "'other.onnx' is used but not listed"),
+        (("graphs",), {}, "there are no graphs"),
+        (("graphs", "ort", "vision"), ..., "stage 'vision' of ort is missing"),
+        (("graphs", "ort", "lower", "inputs"), [PAST], "values of graphs make no sense"),
+        (("graphs", "ort", "vision", "file"), "other.onnx", "'other.onnx' is used but not listed"),
         (("files", "../outside"), {"bytes": 1, "sha256": ""}, "leaves the bundle folder"),
         (("files", "/etc/passwd"), {"bytes": 1, "sha256": ""}, "leaves the bundle folder"),
         (("embedding", "dtype"), "int3", "embedding.dtype 'int3'"),

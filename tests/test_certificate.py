@@ -10,8 +10,8 @@ import pytest
 from conftest import uncertified
 
 from glimpse_runtime import BundleFormatError, load
-from glimpse_runtime.bundle import Bundle
-from glimpse_runtime.certificate import Certificate, Check, read_certificate
+from glimpse_runtime.bundle import Bundle, packaged_bundle
+from glimpse_runtime.certificate import CERTIFICATE_NAME, Certificate, Check, read_certificate
 
 
 def check(stage: str, measure: str, value: float, bound: float | None, passed: bool = True, layer: int | None = None):
@@ -53,6 +53,11 @@ def test_a_good_one_is_read(copy: Path) -> None:
     )
     assert isinstance(found.checks[1].value, int)
     assert found.foreign_files(Bundle.open(copy).manifest) == ()
+
+
+def test_what_was_read_is_written_the_same() -> None:
+    text = (packaged_bundle() / CERTIFICATE_NAME).read_text()
+    assert Certificate.from_json(text, "here").to_json() == text
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from glimpse_export import ExportOptions, export, plan
 from glimpse_export.adapter import Adapter
-from glimpse_export.certify import CERTIFICATE_NAME, Certificate, certify, inputs
+from glimpse_export.certify import certify, inputs
 from glimpse_export.certify.bounds import BOUNDS
 from glimpse_export.certify.weights import WeightCheck
 from glimpse_export.errors import CertificateError
@@ -31,6 +31,7 @@ from glimpse_export.graphs.decoder import DecoderAuthor
 from glimpse_export.graphs.vision import VisionAuthor
 from glimpse_export.precision import PRECISIONS, Precision
 from glimpse_runtime import positions
+from glimpse_runtime.certificate import CERTIFICATE_NAME, Certificate, read_certificate
 from glimpse_runtime.manifest import MANIFEST_NAME, Manifest
 
 Patch = pytest.MonkeyPatch
@@ -95,6 +96,7 @@ def test_every_precision_passes(precision: str, golden: Path, tmp_path: Path) ->
     bundle = write(golden, tmp_path / "bundle", precision)
     found = bundle.certify()
     assert found.passed
+    assert read_certificate(bundle.folder) == found
     data = json.loads((bundle.folder / CERTIFICATE_NAME).read_text())
     assert data["passed"] is True
     assert set(data) == {
@@ -239,10 +241,6 @@ def neighbours_mlp(original: Any, self: Any, g: Any, x: Any, layer: int) -> Any:
     return value
 
 
-def keys_unrotated(original: Any, self: Any, g: Any, x: Any, cos: Any, sin: Any) -> Any:
-    return original(self, g, x, sin, cos)
-
-
 def other_eps(original: Any, self: Any, g: Any, x: Any, weight: Any, eps: float) -> Any:
     return original(self, g, x, weight, 0.1 if weight.name == "visual.blocks.2.norm1.weight" else eps)
 
@@ -284,7 +282,7 @@ MUTANTS: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_wrong_graph_is_named(name: str, golden: Path, tmp_path: Path, monkeypatch: Patch) -> None:
-    from glimpse_export.graphs.dialects import OrtDialect
+    from glimpse_export.graphs.dialects.ort import OrtDialect
 
     owner, attribute, change, expected = MUTANTS[name]
     with monkeypatch.context() as patch:

@@ -4,13 +4,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import Command, assert_one_clear_line, uncertified
-from hub_server import Hub, serving
+from hub_server import Hub, files_of
 
 from glimpse_runtime import BundleFormatError, BundleNotFoundError
 from glimpse_runtime.bundle import Bundle, packaged_bundle
@@ -25,16 +24,6 @@ RUN = "glimpse_runtime.cli"
 INSPECT = "glimpse_runtime.inspect_cli"
 QUESTION = "What colour is the circle?"
 LARGE = "more.data"
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    with serving() as hub:
-        yield hub
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def with_large_file(files: dict[str, bytes]) -> dict[str, bytes]:

@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT, Command
-from hub_server import Hub, serving
+from hub_server import Hub, files_of
 
 pytest.importorskip("huggingface_hub")
 
@@ -26,16 +25,6 @@ from glimpse_export.resolve import resolve
 found = resolve(**json.loads(sys.argv[1]))
 print(json.dumps([str(found.base), str(found.adapter), found.base_source, found.adapter_source, found.name]))
 """
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    with serving() as hub:
-        yield hub
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def start(environment: dict[str, str], **arguments: str) -> subprocess.Popen[str]:

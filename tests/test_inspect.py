@@ -57,7 +57,7 @@ def test_text_says_it_all(command: Command, copy: Path) -> None:
         "model pocket (qwen2_5_vl)",
         "licence Apache-2.0",
         "base glimpse_models/pocket/checkpoint/base, sha256 1630279880f4",
-        "dialect ort",
+        "dialects ort",
         "after layer K = 2, from attention in layers 1, 2",
         "vision vision.onnx, fp32",
         "in pixel_values float32 (patches, 1176)",
@@ -78,15 +78,15 @@ def test_json_is_one_stable_object(command: Command, copy: Path) -> None:
     done = command(INSPECT, copy, "--json")
     data = json.loads(done.stdout)
     assert set(data) == {
-        *("folder", "format_version", "exporter", "model", "dialect", "layers", "lower_layers", "reduce_layer"),
-        *("selected_layers", "tokenizer", "precision", "stages", "profiles", "files", "total_bytes", "memory"),
+        *("folder", "format_version", "exporter", "model", "dialects", "layers", "lower_layers", "reduce_layer"),
+        *("selected_layers", "tokenizer", "precision", "graphs", "profiles", "files", "total_bytes", "memory"),
         *("certificate", "warnings"),
     }
     manifest = json.loads((copy / "manifest.json").read_text())
     assert data["files"] == manifest["files"]
     assert data["profiles"] == manifest["profiles"]
     assert data["model"] == manifest["model"]
-    assert data["stages"]["lower"] == {**manifest["stages"]["lower"], "precision": "fp32"}
+    assert data["graphs"]["ort"]["lower"] == {**manifest["graphs"]["ort"]["lower"], "precision": "fp32"}
     assert data["warnings"] == []
     assert data["certificate"]["level"] == "quick"
     assert data["certificate"]["worst"][0] == check("vision", "relative_l2", 1.2e-6, 1e-4, layer=3)
@@ -105,7 +105,7 @@ def test_every_precision_and_limit_is_shown(copy: Path) -> None:
     data["precision"] = {"vision": "int8", "score": "fp32", "lower": "int4", "upper": "int4", "kv_cache": "fp16"}
     path.write_text(Manifest.from_json(json.dumps(data), "here").to_json())
     found = inspect(copy)
-    assert {name: stage.precision for name, stage in found.stages.items()} == {
+    assert {name: stage.precision for name, stage in found.graphs["ort"].items()} == {
         name: kind for name, kind in data["precision"].items() if name != "kv_cache"
     }
     assert "kv_cache       fp16" in as_text(found)
@@ -154,4 +154,4 @@ def test_what_is_inspected(command: Command, copy: Path, tmp_path: Path) -> None
     assert json.loads(done.stdout)["folder"] == str(copy)
     assert_one_clear_line(command(INSPECT, tmp_path / "none"), "there is no bundle at")
     assert_one_clear_line(command(INSPECT, copy, "twice"), "twice", code=2)
-    assert "bundle format 2" in command(INSPECT, "--version").stdout
+    assert "bundle format 3" in command(INSPECT, "--version").stdout

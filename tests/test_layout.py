@@ -136,4 +136,4 @@ def test_the_packaged_bundle_is_the_export_of_the_packaged_checkpoint(tmp_path: 
             assert fresh.files[name] == packaged.files[name], f"{name}: run make bundle"
     for part in ("format_version", "model", "text", "vision", "glimpse", "scorer", "pruning", "tokens", "prompt"):
         assert getattr(fresh, part) == getattr(packaged, part), f"{part}: run make bundle"
-    assert fresh.stages == packaged.stages
+    assert fresh.graphs == packaged.graphs

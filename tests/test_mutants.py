@@ -19,6 +19,7 @@ from glimpse_runtime import rule as rules
 from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.cache import KVCache
 from glimpse_runtime.pipeline import Pipeline
+from glimpse_runtime.positions import Windows
 from glimpse_runtime.preprocess import Grid
 from glimpse_runtime.rule import Rule
 from glimpse_runtime.types import Array, BoolArray, FloatArray
@@ -247,13 +248,13 @@ def scorer_rows_and_columns_swapped(patch: Patch) -> None:
 
 
 def window_padding_takes_part(patch: Patch) -> None:
-    original = visual._window_inputs
+    original = Windows.inputs
 
-    def window_inputs(windows: positions.Windows) -> dict[str, Array]:
-        inputs = original(windows)
-        return inputs | {"window_keys": np.ones_like(inputs["window_keys"])}
+    def inputs(windows: Windows) -> dict[str, Array]:
+        right = original(windows)
+        return right | {"window_keys": np.ones_like(right["window_keys"])}
 
-    patch.setattr(visual, "_window_inputs", window_inputs)
+    patch.setattr(Windows, "inputs", inputs)
 
 
 RUNTIME_MUTANTS: list[tuple[str, Callable[[Patch], None]]] = [

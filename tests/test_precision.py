@@ -9,10 +9,11 @@ pytest.importorskip("onnx_ir")
 pytest.importorskip("torch")
 
 from glimpse_export import ExportOptions, UnsupportedError, export, plan
+from glimpse_export.graphs import matrix
 from glimpse_export.graphs.builder import GraphBuilder
-from glimpse_export.graphs.linear import linear_form
+from glimpse_export.graphs.dialects import dialect
 from glimpse_export.graphs.matrix import matrix_of
-from glimpse_export.graphs.quantise import BLOCK, quantise_rows
+from glimpse_export.graphs.quantise import BLOCK, quantise_rows, quantised
 from glimpse_export.graphs.weights import WeightFile
 from glimpse_export.precision import PRECISIONS, Precision
 from glimpse_runtime import load
@@ -59,13 +60,24 @@ def test_quantised_values_are_the_nearest_ones() -> None:
 
 
 @pytest.mark.parametrize("bits", [4, 8])
+def test_how_rows_are_cut_into_runs_changes_no_byte(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(1).standard_normal((11, 300)).astype(np.float32)
+    whole = quantised(matrix_of("m", rows), bits)
+    for length in (1, 3, 4):
+        monkeypatch.setattr(matrix, "CHUNK_VALUES", length * 300)
+        assert len(list(matrix_of("m", rows).runs())) == -(-11 // length)
+        for found, expected in zip(quantised(matrix_of("m", rows), bits), whole, strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
 def test_onnxruntime_reads_the_same_numbers(bits: int, tmp_path: Path) -> None:
     ort = pytest.importorskip("onnxruntime")
     rng = np.random.default_rng(1)
     rows, x = rng.standard_normal((5, 300)).astype(np.float32), rng.standard_normal((7, 300)).astype(np.float32)
     with WeightFile(tmp_path / "w.data") as file:
         g = GraphBuilder("linear", file, 21)
-        y = linear_form(f"int{bits}").multiply(g, g.input("x", ["n", 300]), matrix_of("w", rows))
+        y = dialect("ort").linear(f"int{bits}").multiply(g, g.input("x", ["n", 300]), matrix_of("w", rows))
         g.output(y, "y", ["n", 5])
         g.save(tmp_path / "linear.onnx")
     session = ort.InferenceSession(str(tmp_path / "linear.onnx"), providers=["CPUExecutionProvider"])
@@ -100,7 +112,7 @@ def test_sizes_and_manifest_follow_the_precision(bundles: dict[str, Path], name:
     planned = plan(ExportOptions("pocket", precision=Precision.choose(name))).weight_bytes()
     assert planned == {file: manifest.files[file].bytes for file in planned}
     assert manifest.files["score.data"].bytes == (bundles["fp32"] / "score.data").stat().st_size
-    cache = {tensor.dtype for tensor in manifest.stages["lower"].inputs if tensor.name.startswith("past.")}
+    cache = {tensor.dtype for tensor in manifest.graphs["ort"]["lower"].inputs if tensor.name.startswith("past.")}
     assert cache == {"float16" if name == "fp16" else "float32"}
 
 

@@ -265,7 +265,7 @@ def test_unknown_models_and_adapters(tmp_path: Path, model: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="--adapter"):
         plan(ExportOptions(str(model / "base")))
     with pytest.raises(UnsupportedError, match="unknown dialect 'tpu'"):
-        plan(options(model, dialect="tpu"))
+        plan(options(model, dialects=("tpu",)))
 
 
 def test_limits_that_make_no_sense(model: Path) -> None:

@@ -8,44 +8,29 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 pytest.importorskip("onnx_ir")
 pytest.importorskip("torch")
 
-from conftest import ROOT, assert_one_clear_line, options
+from conftest import ROOT, STAGES, assert_one_clear_line, options, work_of
 
-from glimpse_export import CheckpointError, ExportError, OutputError
-from glimpse_export.errors import CertificateError
+from glimpse_export import CheckpointError, OutputError
 from glimpse_export.exporter import Outcome, carry_out
-from glimpse_export.graphs import weights
-from glimpse_export.graphs.journal import journal_of
 from glimpse_export.graphs.weights import WeightFile
 from glimpse_export.hashes import content_sha256
 from glimpse_export.precision import Precision
 from glimpse_export.sources import Sources
 from glimpse_runtime.bundle import Bundle, sha256_of
 
-STAGES = ("embedding", "vision", "score", "text")
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "bundle"
-
 
 def run(model: Path, out: Path, **changes: Any) -> Outcome:
     return carry_out(options(model, **changes), out)
-
-
-def work_of(out: Path) -> Path:
-    return out.parent / f".{out.name}.work"
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -144,95 +129,6 @@ def test_work_of_other_options_makes_room(model: Path, out: Path, monkeypatch: p
     monkeypatch.setattr(shutil, "disk_usage", usage)
     outcome = run(model, out, precision=Precision.choose(None, vision="int8"))
     assert outcome.built == ("vision",)
-
-
-class Store:
-    """A weight file that is written tensor by tensor, with a journal after each."""
-
-    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(weights, "_JOURNAL_EACH_BYTES", 1)
-        self.path = path
-        self.tensors = {f"t{i}": np.random.default_rng(i).random(300 + i).astype(np.float32) for i in range(6)}
-
-    def write(self, stop_at: str | None = None) -> list[str]:
-        """Writes all tensors, or up to one; returns those whose bytes were asked for."""
-        asked: list[str] = []
-
-        def parts(name: str) -> Callable[[], list[np.ndarray]]:
-            def give() -> list[np.ndarray]:
-                if name == stop_at:
-                    raise KeyboardInterrupt
-                asked.append(name)
-                return [self.tensors[name]]
-
-            return give
-
-        with WeightFile(self.path) as file:
-            for name, array in self.tensors.items():
-                file.store(name, "float32", array.shape, parts(name))
-        assert file.spec().sha256 == sha256_of(self.path)
-        return asked
-
-
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "cut").mkdir()
-    Store(tmp_path / "whole" / "w.data", monkeypatch).write()
-    stopped = Store(tmp_path / "cut" / "w.data", monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        stopped.write("t4")
-    return stopped
-
-
-def same(store: Store) -> bool:
-    return store.path.read_bytes() == (store.path.parents[1] / "whole" / "w.data").read_bytes()
-
-
-def test_a_weight_file_goes_on_behind_its_last_whole_tensor(store: Store) -> None:
-    assert store.write() == ["t4", "t5"]
-    assert same(store)
-
-
-@pytest.mark.parametrize("cut", [2, 30, 200])
-def test_a_journal_with_a_torn_tail(store: Store, cut: int) -> None:
-    journal = journal_of(store.path)
-    journal.write_bytes(journal.read_bytes()[:-cut])
-    assert 2 < len(store.write()) < 6
-    assert same(store)
-
-
-def test_a_journal_that_is_no_journal(store: Store) -> None:
-    for content in (b"", b"\xff\xfe", b'{"a": 1}\n', b"[1, 2]\n", b'["t0", -5, 3, "FLOAT", [1], "x"]\n'):
-        journal_of(store.path).write_bytes(content)
-        assert len(store.write()) == 6
-        assert same(store)
-
-
-def test_a_journal_that_claims_what_is_not_there(store: Store) -> None:
-    data = bytearray(store.path.read_bytes())
-    data[2500] ^= 1
-    store.path.write_bytes(data)
-    assert store.write() == ["t2", "t3", "t4", "t5"]
-    assert same(store)
-    store.path.write_bytes(data[:1000])
-    assert len(store.write()) == 6
-    assert same(store)
-
-
-def test_a_journal_of_other_tensors(store: Store) -> None:
-    store.tensors = {**dict(list(store.tensors.items())[:2]), "new": np.ones(7, np.float32)}
-    assert store.write() == ["new"]
-    assert store.path.stat().st_size == store.path.read_bytes().rindex(np.float32(1).tobytes()) + 4
-
-
-def test_bytes_that_a_bundle_shares_are_not_written_over(store: Store, tmp_path: Path) -> None:
-    bundle = tmp_path / "shared.data"
-    bundle.hardlink_to(store.path)
-    before = bundle.read_bytes()
-    store.tensors = {"t0": np.zeros(3000, np.float32)}
-    store.write()
-    assert bundle.read_bytes() == before
 
 
 def interrupt_at_the_end(model: Path, out: Path, **changes: Any) -> None:
@@ -446,48 +342,3 @@ def test_killed_exports_end_as_undisturbed_ones() -> None:
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["identical"]
     assert report["kills"] == 5
-
-
-def test_a_certificate_is_a_stage_like_any_other(model: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("transformers")
-    from glimpse_export.certify.walk import Walk
-
-    def interrupted(self: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Walk, "run", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run(model, out, certify="quick")
-    outcome = run(model, out, certify="quick")
-    assert outcome.built == ("certificate",)
-    assert outcome.taken_over == STAGES
-    assert "certificate.json" in Bundle.open(out).manifest.files
-    assert run(model, out, certify="quick").unchanged
-    with pytest.raises(OutputError, match="other"):
-        run(model, out)
-
-
-def test_a_missed_bound_keeps_the_work_and_says_where(model: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("transformers")
-    from glimpse_export.graphs.decoder import DecoderAuthor
-
-    norm = DecoderAuthor._norm
-    monkeypatch.setattr(DecoderAuthor, "_norm", lambda self, g, x, name: norm(self, g, g.op("Neg", x), name))
-    with pytest.raises(CertificateError, match="layer 0") as caught:
-        run(model, out, certify="quick")
-    assert not out.exists()
-    certificate = next(work_of(out).glob("certificate-*/certificate.json"))
-    assert str(certificate) in str(caught.value)
-    assert json.loads(certificate.read_text())["passed"] is False
-    assert list(work_of(out).glob("text-*/lower.onnx"))
-
-
-def test_what_certification_needs_is_missed_before_the_work(
-    model: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ExportError, match=r"transformers.*--certify off"):
-        run(model, out, certify="quick")
-    assert not work_of(out).exists() or not list(work_of(out).glob("*-*"))
-    run(model, out)

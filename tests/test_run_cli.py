@@ -121,7 +121,7 @@ def test_help_and_version(command: Command) -> None:
     done = command(RUN, "--help")
     assert done.returncode == 0
     assert "--max-keep-ratio" in done.stdout
-    assert "bundle format 2" in command(RUN, "--version").stdout
+    assert "bundle format 3" in command(RUN, "--version").stdout
 
 
 @pytest.mark.parametrize(

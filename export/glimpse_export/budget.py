@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations, product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glimpse_export.boards import Budget
 from glimpse_export.errors import BudgetError, UnsupportedError
@@ -119,7 +119,8 @@ def _with_half_cache(options: ExportOptions) -> ExportOptions:
 
 
 def _setter(name: str, value: int) -> Callable[[ExportOptions], ExportOptions]:
-    return lambda options: replace(options, **{name: value})  # type: ignore[arg-type]
+    changes: dict[str, Any] = {name: value}
+    return lambda options: replace(options, **changes)
 
 
 def _apply(changes: Iterable[Change], options: ExportOptions) -> tuple[str, ExportOptions]:

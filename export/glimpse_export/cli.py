@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from glimpse_export.boards import BOARDS, Budget, parse_budget
-from glimpse_export.options import CERTIFY_LEVELS, DEFAULT_DIALECT, DIALECT_NAMES
+from glimpse_export.options import CERTIFY_LEVELS, DEFAULT_DIALECTS, DIALECT_NAMES
 from glimpse_export.precision import CACHE_PRECISIONS, PRECISIONS, Precision
 from glimpse_models import find
 from glimpse_models.listing import listing
@@ -61,9 +61,17 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--no-tokenizer", is_flag=True, help="Make a bundle that takes token ids only.")
 @click.option(
     "--dialect",
+    "dialects",
     type=click.Choice(DIALECT_NAMES),
-    default=DEFAULT_DIALECT,
-    help="Family of inference engines the graphs are written for.",
+    multiple=True,
+    default=DEFAULT_DIALECTS,
+    help="Family of inference engines the graphs are written for; may be given several times, weights are shared.",
+)
+@click.option(
+    "--head-parts",
+    type=_COUNT,
+    default=1,
+    help="Products the LM head is made of; more than one saves memory in between on small boards.",
 )
 @click.option(
     "--certify",
@@ -81,7 +89,6 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--dry-run", is_flag=True, help="Check everything, print sizes, memory and times; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print the plan as one JSON object.")
 @click.option("--force", is_flag=True, help="Begin from nothing, and replace a bundle that is already there.")
-@click.option("--debug", is_flag=True, help="Show where an error comes from.")
 @click.option(
     "--list",
     is_flag=True,
@@ -90,14 +97,7 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
     callback=terminal.prints(listing),
     help="Print the models known by name and exit.",
 )
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=terminal.prints(terminal.version),
-    help="Print the version and exit.",
-)
+@terminal.common_options
 def run(**options: Any) -> None:
     """Exports a vision-language model with a GlimpsePrune adapter to a bundle for glimpse-run.
 
@@ -121,8 +121,9 @@ def export_model(options: dict[str, Any]) -> None:
         model=options["model"],
         adapter=options["adapter"],
         revision=options["revision"],
-        dialect=options["dialect"],
+        dialects=options["dialects"],
         precision=_precision(options),
+        head_parts=options["head_parts"],
         max_context=options["max_context"],
         max_visual_tokens=options["max_visual_tokens"],
         budget=options["budget"],
@@ -150,11 +151,12 @@ def export_model(options: dict[str, Any]) -> None:
 def _precision(options: dict[str, Any]) -> Precision:
     """What was asked for; without ``--precision`` what the registry recommends for a model on a CPU."""
     parts = {part: options[f"{part}_precision"] for part in Precision.parts()}
+    gpu = DEFAULT_DIALECTS[0] not in options["dialects"]
     facts = find(options["model"]) if options["precision"] is None else None
     if facts is None or Path(options["model"]).is_dir():
-        return Precision.choose(options["precision"], **parts)
+        return Precision.choose(options["precision"], gpu, **parts)
     recommended = facts.precision["cpu"]
-    return Precision.choose(recommended.text, **{**parts, "vision": parts["vision"] or recommended.vision})
+    return Precision.choose(recommended.text, gpu, **{**parts, "vision": parts["vision"] or recommended.vision})
 
 
 def _progress(message: str) -> None:

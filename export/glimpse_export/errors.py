@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from glimpse_runtime.errors import GlimpseError
 
 if TYPE_CHECKING:
-    from glimpse_export.certify.record import Certificate
+    from glimpse_runtime.certificate import Certificate
 
 
 class ExportError(GlimpseError):

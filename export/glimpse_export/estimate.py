@@ -6,7 +6,7 @@ with onnxruntime's CPU provider; every constant says what was measured.
 
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from glimpse_export.graphs.journal import StoredTensor
 from glimpse_export.graphs.matrix import CHUNK_VALUES
 from glimpse_export.graphs.quantise import BLOCK
 from glimpse_export.planning import Plan
-from glimpse_export.precision import DEFAULT_PRECISION, STORED_DTYPES
+from glimpse_export.precision import DEFAULT_PRECISION, INTEGER, STORED_DTYPES
 from glimpse_export.stages import WEIGHT_STAGES, WeightStage, tied_head
 from glimpse_runtime.pipeline import ROWS_AT_ONCE
 from glimpse_runtime.session import DEFAULT_SCENE_CACHE_BYTES
@@ -156,10 +156,11 @@ def estimate(plan: Plan) -> Estimate:
 
 
 def loaded_weights(plan: Plan) -> LoadedWeights:
-    """Returns what the engine will hold of the weights.
+    """Returns what the engine will hold of the weights, of those that its dialect reads.
 
     The embedding table is not among them: it is mapped, and only the rows are read that a prompt names.
     """
+    plan = plan.with_options(replace(plan.options, dialects=plan.options.dialects[:1]))
     tensors = [tensor for stage in WEIGHT_STAGES if stage.name != "embedding" for tensor in stage.layout(plan).tensors]
     head = tied_head(plan)
     sizes = [_loaded_bytes(tensor) for tensor in (tensors if head is None else [*tensors, head])]
@@ -209,14 +210,15 @@ def _precision(plan: Plan, stage: str) -> str:
 
 def _loaded_bytes(tensor: StoredTensor) -> int:
     """On a CPU onnxruntime widens fp16 and bf16 matrices to float32 when it loads them."""
-    if tensor.dtype == ir.DataType.UINT8:
-        return tensor.nbytes + _BYTES_PER_BLOCK * math.prod(tensor.shape[:2])
+    if _kind(tensor) in INTEGER:
+        return tensor.nbytes + _BYTES_PER_BLOCK * (_values(tensor) // BLOCK)
     return _FLOAT_BYTES * _values(tensor)
 
 
 def _cache_bytes(plan: Plan) -> int:
+    """Counted from the architecture, since a bundle's own count needs the graphs, which a plan does not have yet."""
     text = plan.architecture.text
-    row = 2 * text.layers * text.kv_heads * dialect(plan.options.dialect).cache_width(text.head_dim)
+    row = 2 * text.layers * text.kv_heads * dialect(plan.options.dialects[0]).cache_width(text.head_dim)
     return row * np.dtype(STORED_DTYPES[plan.options.precision.kv_cache]).itemsize * plan.profiles["context"].max
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from glimpse_export.certify import CERTIFICATE_NAME, certify, command, require_libraries
+from glimpse_export.certify import certify, command, require_libraries
 from glimpse_export.errors import OutputError
 from glimpse_export.graphs.builder import stage_spec
 from glimpse_export.manifest import draft_manifest, without_files
@@ -17,14 +17,15 @@ from glimpse_export.output import checked_output, is_taken, missing_bytes
 from glimpse_export.planning import Plan, plan
 from glimpse_export.runner import StageRunner
 from glimpse_export.sources import read_sources
-from glimpse_export.stages import WEIGHT_STAGES
+from glimpse_export.stages import WEIGHT_STAGES, stage_and_dialect
 from glimpse_export.stamps import code_of, file_spec, stamp_of
 from glimpse_export.tokenizer import TOKENIZER, copy_tokenizer, read_prompt
 from glimpse_export.work import WorkFolder, stage_folder
 from glimpse_runtime.atomic import write_text
 from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.certificate import CERTIFICATE_NAME
 from glimpse_runtime.errors import BundleDamagedError, BundleFormatError
-from glimpse_runtime.manifest import MANIFEST_NAME, FileSpec, Manifest
+from glimpse_runtime.manifest import MANIFEST_NAME, FileSpec, Manifest, StageSpec
 
 Progress = Callable[[str], None]
 
@@ -103,10 +104,12 @@ def write_bundle(checked: Plan, draft: Manifest, work: WorkFolder, runner: Stage
     if checked.options.tokenizer:
         runner.run("tokenizer", draft.stamps["tokenizer"], partial(_build_tokenizer, checked))
     folder = work.assemble(runner.paths)
-    graphs = [path for name, path in runner.paths.items() if name.endswith(".onnx")]
-    manifest = dataclasses.replace(
-        draft, stages={path.stem: stage_spec(path) for path in graphs}, files=dict(sorted(runner.files.items()))
-    )
+    graphs: dict[str, dict[str, StageSpec]] = {name: {} for name in checked.options.dialects}
+    for path in runner.paths.values():
+        if path.suffix == ".onnx":
+            name, dialect = stage_and_dialect(path.stem)
+            graphs[dialect][name] = stage_spec(path)
+    manifest = dataclasses.replace(draft, graphs=graphs, files=dict(sorted(runner.files.items())))
     if checked.options.certify != "off":
         build = partial(_build_certificate, checked, folder, manifest, progress)
         runner.run("certificate", draft.stamps["certificate"], build)

@@ -32,7 +32,6 @@ def draft_manifest(plan: Plan, sources: Sources, stamps: Mapping[str, str], prom
     return m.Manifest(
         format_version=m.FORMAT_VERSION,
         exporter=__version__,
-        dialect=plan.options.dialect,
         model=m.ModelSpec(
             name=folders.name,
             architecture="qwen2_5_vl",
@@ -81,7 +80,7 @@ def draft_manifest(plan: Plan, sources: Sources, stamps: Mapping[str, str], prom
         embedding=embedding_spec(plan),
         precision={**dataclasses.asdict(plan.options.precision), "score": DEFAULT_PRECISION},
         profiles=plan.profiles,
-        stages={},
+        graphs={name: {} for name in plan.options.dialects},
         files={},
         stamps=stamps,
     )
@@ -89,4 +88,4 @@ def draft_manifest(plan: Plan, sources: Sources, stamps: Mapping[str, str], prom
 
 def without_files(manifest: m.Manifest) -> m.Manifest:
     """Returns a manifest as ``draft_manifest`` made it."""
-    return dataclasses.replace(manifest, stages={}, files={})
+    return dataclasses.replace(manifest, graphs={name: {} for name in manifest.dialects}, files={})

@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 
 from glimpse_export.boards import Budget
 from glimpse_export.precision import Precision
+from glimpse_runtime.certificate import LEVELS
 
-DEFAULT_DIALECT = "ort"
-DIALECT_NAMES = (DEFAULT_DIALECT,)
-CERTIFY_LEVELS = ("full", "quick", "off")
+DIALECT_NAMES = ("ort", "opset24", "plain")
+DEFAULT_DIALECTS = ("ort",)
+CERTIFY_LEVELS = (*LEVELS, "off")
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,11 @@ class ExportOptions:
         model: a name of the registry, a hub id (``owner/name`` or ``owner/name@revision``), or a folder.
         adapter: hub id or folder of the adapter; None is the registry's, or the model's own folder.
         revision: branch, tag or commit of the model's hub repository; None is the registry's, or the main branch.
-        dialect: which family of inference engines the graphs are for.
+        dialects: which families of inference engines there are graphs for; in the order of ``DIALECT_NAMES`` and each
+            once, whatever was given.
         precision: what every stage's matrices are written in.
+        head_parts: how many products the LM head is made of; more than one where a board has too little memory for
+            what one product needs in between.
         max_context: rows of the KV cache; None is 4,096 or the model's limit.
         max_visual_tokens: largest image in visual tokens; None follows from pixels and context.
         budget: refuse what would need more memory than this at run time; None refuses nothing.
@@ -32,8 +36,9 @@ class ExportOptions:
     model: str
     adapter: str | None = None
     revision: str | None = None
-    dialect: str = DEFAULT_DIALECT
+    dialects: tuple[str, ...] = DEFAULT_DIALECTS
     precision: Precision = field(default_factory=Precision)
+    head_parts: int = 1
     max_context: int | None = None
     max_visual_tokens: int | None = None
     budget: Budget | None = None
@@ -41,3 +46,9 @@ class ExportOptions:
     trace: bool = False
     certify: str = "quick"
     force: bool = False
+
+    def __post_init__(self) -> None:
+        """Puts the dialects in order; unknown ones come last."""
+        known = [name for name in DIALECT_NAMES if name in self.dialects]
+        unknown = [name for name in self.dialects if name not in DIALECT_NAMES]
+        object.__setattr__(self, "dialects", (*known, *unknown))

@@ -60,7 +60,7 @@ def _stranger(place: Path) -> str | None:
         return f"it has no {MANIFEST_NAME}"
     except ValueError:
         manifest = None
-    if not isinstance(manifest, dict) or not {"format_version", "stages"} <= manifest.keys():
+    if not isinstance(manifest, dict) or not {"format_version", "files"} <= manifest.keys():
         return f"its {MANIFEST_NAME} is not a bundle's"
     files = manifest.get("files")
     listed = {MANIFEST_NAME, *(files if isinstance(files, dict) else ())}

@@ -31,7 +31,7 @@ def to_json(plan: Plan) -> str:
         {
             "model": plan.folders.name,
             "licence": plan.folders.licence,
-            "dialect": plan.options.dialect,
+            "dialects": plan.options.dialects,
             "precision": dataclasses.asdict(plan.options.precision),
             "max_pixels": plan.images.max_pixels,
             "profiles": {name: dataclasses.asdict(profile) for name, profile in plan.profiles.items()},
@@ -53,7 +53,7 @@ def _model(plan: Plan) -> Iterable[tuple[str, str]]:
     taps, selected = (", ".join(map(str, listed)) for listed in (scorer.taps, glimpse.selected_layers))
     return [
         ("model", f"{plan.folders.name} ({plan.folders.licence})"),
-        ("dialect", plan.options.dialect),
+        ("dialects", ", ".join(plan.options.dialects)),
         ("vision", f"patches x {tower.patch_values} -> visual_tokens x {tower.out_size}; {tower.depth} blocks"),
         (
             "lower",

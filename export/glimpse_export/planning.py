@@ -10,16 +10,14 @@ from glimpse_export.checkpoint import Checkpoint, read_json
 from glimpse_export.configuration import read_architecture
 from glimpse_export.errors import UnsupportedError
 from glimpse_export.graphs import decoder, vision
-from glimpse_export.graphs.dialects import DIALECTS
+from glimpse_export.graphs.dialects import DIALECTS, dialect
 from glimpse_export.image_rules import read_image_rules
 from glimpse_export.options import ExportOptions
 from glimpse_export.precision import STORED_DTYPES
+from glimpse_export.profiles import make_profiles, token_pixels
 from glimpse_export.resolve import ModelFolders, resolve
 from glimpse_export.stages import WEIGHT_STAGES
 from glimpse_runtime.manifest import ImageRules, Profile
-
-_DEFAULT_CONTEXT = 4096
-_TEXT_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Plan:
         Raises:
             UnsupportedError: the limits are too small for the model.
         """
-        profiles = _profiles(options, self.architecture, self.images)
+        profiles = make_profiles(options, self.architecture, self.images)
         images = _fitting(self.images, profiles["visual_tokens"].max)
         return dataclasses.replace(self, options=options, profiles=profiles, images=images)
 
@@ -73,8 +71,7 @@ def plan(options: ExportOptions) -> Plan:
     Raises:
         ExportError: anything that would make the export fail later.
     """
-    if options.dialect not in DIALECTS:
-        raise UnsupportedError(f"unknown dialect {options.dialect!r}; this version writes: {', '.join(DIALECTS)}")
+    _check_dialects(options)
     folders = resolve(options.model, options.adapter, options.revision)
     base_config, adapter_config = folders.base / "config.json", folders.adapter / "config.json"
     generation_config = folders.base / "generation_config.json"
@@ -93,7 +90,7 @@ def plan(options: ExportOptions) -> Plan:
     checkpoint.check(expected, architecture.text.tied)
     adapter = Adapter(folders.adapter)
     adapter.check(architecture)
-    profiles = _profiles(options, architecture, images)
+    profiles = make_profiles(options, architecture, images)
     images = _fitting(images, profiles["visual_tokens"].max)
     checked = Plan(options, folders, architecture, images, profiles, checkpoint, adapter)
     if options.budget is not None:
@@ -101,34 +98,15 @@ def plan(options: ExportOptions) -> Plan:
     return checked
 
 
-def _profiles(options: ExportOptions, architecture: Architecture, images: ImageRules) -> dict[str, Profile]:
-    """Works out the ranges of all named dimensions from the model's facts and the user's limits."""
-    text, unit = architecture.text, architecture.vision.merge_unit
-    context = options.max_context or min(text.max_positions, _DEFAULT_CONTEXT)
-    if context > text.max_positions:
-        raise UnsupportedError(f"--max-context {context} is more than the model's {text.max_positions} positions")
-    smallest = -(-images.min_pixels // _token_pixels(images))
-    if context <= smallest:
-        raise UnsupportedError(
-            f"--max-context {context} leaves no room for text beside the smallest image ({smallest} visual tokens)"
-        )
-    largest = min(images.max_pixels // _token_pixels(images), max(context - _TEXT_ROWS, context // 2))
-    visual = options.max_visual_tokens or max(largest, smallest)
-    if visual >= context:
-        raise UnsupportedError(f"--max-visual-tokens {visual} leaves no room for text in --max-context {context}")
-    if visual < smallest:
-        raise UnsupportedError(
-            f"--max-visual-tokens {visual} is less than the model's smallest image, {smallest} visual tokens "
-            f"(min_pixels {images.min_pixels})"
-        )
-    usual = min(256, visual)
-    return {
-        "patches": Profile(unit, usual * unit, visual * unit),
-        "visual_tokens": Profile(1, usual, visual),
-        "rows": Profile(1, min(usual + 64, context), context),
-        "kept": Profile(1, min(usual // 8 + 64, context), context),
-        "context": Profile(1, context, context),
-    }
+def _check_dialects(options: ExportOptions) -> None:
+    if not options.dialects:
+        raise UnsupportedError(f"no dialect was asked for; this version writes: {', '.join(DIALECTS)}")
+    for name in options.dialects:
+        known, cache = dialect(name).cache_precisions, options.precision.kv_cache
+        if cache not in known:
+            raise UnsupportedError(
+                f"dialect {name} has no KV cache of {cache}; choose --kv-cache-precision {' or '.join(known)}"
+            )
 
 
 def _fitting(images: ImageRules, visual_tokens: int) -> ImageRules:
@@ -136,9 +114,4 @@ def _fitting(images: ImageRules, visual_tokens: int) -> ImageRules:
 
     Images within the new limit are prepared as before.
     """
-    return dataclasses.replace(images, max_pixels=min(images.max_pixels, visual_tokens * _token_pixels(images)))
-
-
-def _token_pixels(images: ImageRules) -> int:
-    side: int = images.patch_size * images.merge_size
-    return side * side
+    return dataclasses.replace(images, max_pixels=min(images.max_pixels, visual_tokens * token_pixels(images)))

@@ -5,10 +5,13 @@ from dataclasses import dataclass, fields
 from glimpse_export.errors import UnsupportedError
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
-CACHE_PRECISIONS = ("fp32", "fp16")
+CACHE_PRECISIONS = ("fp32", "fp16", "bf16")
 DEFAULT_PRECISION = "fp32"
 STORED_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 INTEGER = ("int8", "int4")
+# What the KV cache is stored in, by the precision of the whole, where it is not float32.
+_CACHES = {"fp16": "fp16"}
+_GPU_CACHES = {"fp16": "fp16", "bf16": "bf16", "int8": "fp16", "int4": "fp16"}
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,14 @@ class Precision:
         return tuple(field.name for field in fields(cls))
 
     @classmethod
-    def choose(cls, whole: str | None, **parts: str | None) -> "Precision":
+    def choose(cls, whole: str | None, gpu: bool = False, **parts: str | None) -> "Precision":
         """Returns the precision of every part.
 
         Args:
             whole: one name for the whole model; None is fp32. With int4 the vision encoder gets int8: in four bits
                 its features lose what the scorer reads.
+            gpu: for GPUs alone, whose attention kernels take half precision: the KV cache is fp32 only where all is.
+                Elsewhere it is fp16 where all is, and fp32 otherwise.
             parts: a name for a part, which counts before ``whole``; None leaves it.
 
         Raises:
@@ -51,7 +56,7 @@ class Precision:
         base = whole or DEFAULT_PRECISION
         chosen = dict.fromkeys(cls.parts(), base)
         chosen["vision"] = "int8" if base == "int4" else base
-        chosen["kv_cache"] = base if base in CACHE_PRECISIONS else DEFAULT_PRECISION
+        chosen["kv_cache"] = (_GPU_CACHES if gpu else _CACHES).get(base, DEFAULT_PRECISION)
         for part, name in parts.items():
             if part not in chosen:
                 raise UnsupportedError(f"no part {part!r} has a precision of its own; parts: {', '.join(chosen)}")

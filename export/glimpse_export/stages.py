@@ -12,12 +12,12 @@ import onnx_ir as ir
 
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.decoder import DecoderAuthor
-from glimpse_export.graphs.dialects import dialect
+from glimpse_export.graphs.dialects import Dialect, dialect
 from glimpse_export.graphs.journal import StoredTensor
 from glimpse_export.graphs.scorer import ScorerAuthor
 from glimpse_export.graphs.vision import VisionAuthor
 from glimpse_export.graphs.weights import WeightFile, WeightLayout, data_type, tensor_bytes
-from glimpse_export.precision import INTEGER
+from glimpse_export.precision import DEFAULT_PRECISION, INTEGER
 from glimpse_export.stamps import exporter_code, file_spec
 from glimpse_runtime.manifest import EmbeddingSpec, FileSpec
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from glimpse_export.sources import Sources
 
 _EMBEDDING = "model.embed_tokens.weight"
+# The dialect whose graphs are named after their stage alone.
+_UNMARKED = "ort"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class WeightStage:
             "libraries": {library.__name__: library.__version__ for library in (np, ir, ml_dtypes)},
             "base": sources.base,
             "model": [dataclasses.asdict(part) for part in (model.text, model.vision, model.glimpse, model.scorer)],
-            "dialect": options.dialect,
+            "dialects": options.dialects,
             "trace": options.trace,
             **self.facts(plan, sources),
         }
@@ -92,31 +94,52 @@ def _embedding(plan: "Plan", weights: WeightLayout) -> Iterator[GraphBuilder]:
     yield from ()
 
 
+def graph_name(stage: str, dialect_name: str) -> str:
+    """Returns the name of a stage's graph, which is its file's without ``.onnx``."""
+    return stage if dialect_name == _UNMARKED else f"{stage}.{dialect_name}"
+
+
+def stage_and_dialect(name: str) -> tuple[str, str]:
+    """Returns what a graph's name says: the stage and the dialect."""
+    stage, _, dialect_name = name.partition(".")
+    return stage, dialect_name or _UNMARKED
+
+
+def _dialects(plan: "Plan") -> Iterator[Dialect]:
+    return map(dialect, plan.options.dialects)
+
+
+def _graph(stage: str, spelled: Dialect, weights: WeightLayout, *precisions: str) -> GraphBuilder:
+    return GraphBuilder(graph_name(stage, spelled.name), weights, spelled.opset(precisions))
+
+
 def _vision(plan: "Plan", weights: WeightLayout) -> Iterator[GraphBuilder]:
-    spelled = dialect(plan.options.dialect)
-    graph = GraphBuilder("vision", weights, spelled.opset)
-    VisionAuthor(plan.architecture, plan.checkpoint, spelled, plan.options.precision.vision).author(graph)
-    yield graph
+    precision = plan.options.precision.vision
+    for spelled in _dialects(plan):
+        graph = _graph("vision", spelled, weights, precision)
+        VisionAuthor(plan.architecture, plan.checkpoint, spelled, precision).author(graph)
+        yield graph
 
 
 def _score(plan: "Plan", weights: WeightLayout) -> Iterator[GraphBuilder]:
-    spelled = dialect(plan.options.dialect)
-    graph = GraphBuilder("score", weights, spelled.opset)
-    ScorerAuthor(plan.architecture, plan.adapter, spelled, plan.options.trace).author(graph)
-    yield graph
+    for spelled in _dialects(plan):
+        graph = _graph("score", spelled, weights, DEFAULT_PRECISION)
+        ScorerAuthor(plan.architecture, plan.adapter, spelled, plan.options.trace).author(graph)
+        yield graph
 
 
 def _text(plan: "Plan", weights: WeightLayout) -> Iterator[GraphBuilder]:
     options, architecture = plan.options, plan.architecture
-    spelled = dialect(options.dialect)
+    precision, context = options.precision, plan.profiles["context"].max
     vectors = plan.adapter.glimpse_vectors(architecture.glimpse) if architecture.glimpse.length else None
-    author = DecoderAuthor(architecture, plan.checkpoint, spelled, options.precision, options.trace)
-    lower = GraphBuilder("lower", weights, spelled.opset)
-    author.lower(lower, vectors)
-    yield lower
-    upper = GraphBuilder("upper", weights, spelled.opset)
-    author.upper(upper, tied_head(plan))
-    yield upper
+    for spelled in _dialects(plan):
+        author = DecoderAuthor(architecture, plan.checkpoint, spelled, precision, context, options.trace)
+        lower = _graph("lower", spelled, weights, precision.lower)
+        author.lower(lower, vectors)
+        yield lower
+        upper = _graph("upper", spelled, weights, precision.upper, precision.head)
+        author.upper(upper, tied_head(plan), options.head_parts)
+        yield upper
 
 
 def tied_head(plan: "Plan") -> StoredTensor | None:
@@ -131,7 +154,10 @@ def tied_head(plan: "Plan") -> StoredTensor | None:
 def _text_facts(plan: "Plan", sources: "Sources") -> dict[str, Any]:
     precision = dataclasses.asdict(plan.options.precision)
     del precision["vision"]
-    return {"adapter": sources.adapter, "precision": precision, "embedding": plan.embedding_dtype}
+    facts: dict[str, Any] = {"adapter": sources.adapter, "precision": precision, "embedding": plan.embedding_dtype}
+    if any(dialect(name).fixed_cache for name in plan.options.dialects):
+        facts["context"] = plan.profiles["context"].max
+    return {**facts, "head_parts": plan.options.head_parts}
 
 
 WEIGHT_STAGES = (

@@ -25,7 +25,7 @@ def exporter_code() -> str:
 
     Only ``graphs`` and the package's own modules count: other subpackages look at what these have written.
     """
-    return code_of("", "graphs")
+    return code_of("", "graphs", "graphs/dialects")
 
 
 @cache

@@ -91,7 +91,8 @@ class Bundle:
         for name in manifest.files:
             if not is_plain_name(name) or not self._is_inside(name):
                 raise BundleFormatError(f"{where}: file {name!r} leaves the bundle folder; do not use this bundle")
-        needed = {stage.file for stage in manifest.stages.values()} | {manifest.embedding.file}
+        graphs = {stage.file for stages in manifest.graphs.values() for stage in stages.values()}
+        needed = graphs | {manifest.embedding.file}
         for name in sorted(needed - set(manifest.files)):
             raise BundleFormatError(f"{where}: {name!r} is used but not listed under files; export the model again")
         spec = manifest.embedding

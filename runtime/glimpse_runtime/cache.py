@@ -4,9 +4,8 @@ from collections.abc import Iterable
 
 from glimpse_runtime.backends import Backend, Tensor
 from glimpse_runtime.manifest import TensorSpec
+from glimpse_runtime.memory import cache_buffers
 from glimpse_runtime.types import IntArray
-
-_PAST = "past."
 
 
 class KVCache:
@@ -25,11 +24,8 @@ class KVCache:
         self._backend = backend
         self.capacity = capacity
         self.length = 0
-        self.state: dict[str, Tensor] = {}
-        for tensor in inputs:
-            if tensor.name.startswith(_PAST):
-                shape = [capacity if isinstance(dim, str) else dim for dim in tensor.shape]
-                self.state[tensor.name[len(_PAST) :]] = backend.allocate(shape, tensor.dtype)
+        buffers = cache_buffers(inputs, capacity)
+        self.state: dict[str, Tensor] = {name: backend.allocate(*buffer) for name, buffer in buffers.items()}
 
     @property
     def nbytes(self) -> int:

@@ -5,11 +5,14 @@ import functools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from glimpse_runtime.bundle import Bundle, packaged_bundle
 from glimpse_runtime.errors import BundleFormatError, BundleNotFoundError
 from glimpse_runtime.manifest import MANIFEST_NAME, Manifest
-from glimpse_runtime.records import read_object, read_record
+from glimpse_runtime.records import read_versioned, to_json
+
+if TYPE_CHECKING:
+    from glimpse_runtime.bundle import Bundle
 
 log = logging.getLogger("glimpse")
 
@@ -24,7 +27,16 @@ _HIGHER_IS_BETTER = ("cosine", "iou", "agreement", "equal")
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One measured difference; ``layer`` None is the whole stage, ``bound`` None is reported only."""
+    """One measured figure.
+
+    Attributes:
+        stage: the stage of the pipeline it belongs to.
+        layer: the layer or block within it, None for the stage as a whole.
+        measure: what was measured.
+        value: the figure.
+        bound: what it was held against; None is for information only.
+        passed: whether it kept the bound.
+    """
 
     stage: str
     layer: int | None
@@ -65,19 +77,21 @@ class Certificate:
         Raises:
             BundleFormatError: not JSON, an unknown version, or keys and values that do not fit.
         """
-        data = read_object(text, where)
-        version = data.get("certificate_version")
-        if version != CERTIFICATE_VERSION:
-            raise BundleFormatError(
-                f"{where} has certificate version {version!r}, this runtime reads version {CERTIFICATE_VERSION}; "
-                "export the model again with this version of glimpse-edge"
-            )
-        certificate = read_record(cls, data, where)
+        certificate = read_versioned(cls, text, where, "certificate_version", CERTIFICATE_VERSION)
         if certificate.level not in LEVELS:
             raise BundleFormatError(f"{where}: level must be one of {', '.join(LEVELS)}, found {certificate.level!r}")
         if certificate.passed and not all(check.passed for check in certificate.checks):
             raise BundleFormatError(f"{where}: passed contradicts the checks; export the model again")
         return certificate
+
+    def to_json(self) -> str:
+        """Returns the certificate as readable JSON with a final newline."""
+        return to_json(self)
+
+    @property
+    def first_failure(self) -> Check | None:
+        """The check to look at first; None when all passed."""
+        return next((check for check in self.checks if not check.passed), None)
 
     def foreign_files(self, manifest: Manifest) -> tuple[str, ...]:
         """Returns the names of files whose hash here is not the manifest's, or that only one of the two lists."""
@@ -114,7 +128,7 @@ def read_certificate(folder: Path) -> Certificate | None:
     return Certificate.from_json(text, str(path))
 
 
-def warn_if_uncertified(bundle: Bundle) -> None:
+def warn_if_uncertified(bundle: "Bundle") -> None:
     """Logs a warning, once per bundle, when nothing says that a bundle equals its original.
 
     The packaged bundle needs no certificate: it is checked where it is made.
@@ -129,6 +143,8 @@ def _warn(folder: Path) -> None:
 
 
 def _is_packaged(folder: Path) -> bool:
+    from glimpse_runtime.bundle import packaged_bundle
+
     try:
         return folder == packaged_bundle().resolve()
     except BundleNotFoundError:

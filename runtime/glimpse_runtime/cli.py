@@ -69,7 +69,6 @@ def _pruners() -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the text.")
 @click.option("--threads", type=_COUNT, help="CPU threads per operator; without it the engine chooses.")
 @click.option("--verify", is_flag=True, help="Hash every file of the bundle first.")
-@click.option("--debug", is_flag=True, help="Show where an error comes from.")
 @click.option(
     "--list-pruners",
     is_flag=True,
@@ -78,14 +77,7 @@ def _pruners() -> str:
     callback=terminal.prints(_pruners),
     help="Print the pruning methods, where they act, what they need and where they are from, and exit.",
 )
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=terminal.prints(terminal.version),
-    help="Print the version and exit.",
-)
+@terminal.common_options
 def run(words: tuple[str, ...], **options: Any) -> None:
     """Asks QUESTION about no, one or several IMAGEs.
 

@@ -11,6 +11,7 @@
     │   └── PruningError            the pruning options make no sense for this request
     ├── HubError                    a model hub cannot give what was asked for
     ├── BackendError                the inference engine is missing or failed
+    │   └── PluginError             (in ``glimpse_plugins.errors``) the compaction plugin cannot be built or used
     ├── SessionError                the session is closed or busy
     └── ExportError                 (in ``glimpse_export.errors``) an export cannot be done
 

@@ -12,15 +12,7 @@ from glimpse_runtime import terminal
 @click.argument("bundle", required=False, metavar="[BUNDLE]", envvar="GLIMPSE_BUNDLE")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the text.")
 @click.option("--verify", is_flag=True, help="Hash every file and fail when one was altered.")
-@click.option("--debug", is_flag=True, help="Show where an error comes from.")
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=terminal.prints(terminal.version),
-    help="Print the version and exit.",
-)
+@terminal.common_options
 def run(bundle: str | None, **options: Any) -> None:
     """Shows what BUNDLE is: a folder or hub id; without it $GLIMPSE_BUNDLE, else the packaged pocket model.
 

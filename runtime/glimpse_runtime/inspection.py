@@ -51,14 +51,14 @@ class Inspection:
         format_version: version of the bundle's form.
         exporter: version of glimpse-edge that wrote it.
         model: name, licence and origin.
-        dialect: family of engines its graphs are for.
+        dialects: families of engines there are graphs for.
         layers: layers of the decoder.
         lower_layers: those that see all visual tokens.
         reduce_layer: K, the layer after which tokens leave.
         selected_layers: layers whose attention the glimpse token reads.
         tokenizer: whether it takes text, not token ids alone.
         precision: name of the precision per stage and of the KV cache.
-        stages: the graphs.
+        graphs: the graphs by dialect and stage.
         profiles: ranges of the named dimensions.
         files: size and hash of every file.
         total_bytes: their sum.
@@ -71,14 +71,14 @@ class Inspection:
     format_version: int
     exporter: str
     model: ModelSpec
-    dialect: str
+    dialects: tuple[str, ...]
     layers: int
     lower_layers: int
     reduce_layer: int
     selected_layers: tuple[int, ...]
     tokenizer: bool
     precision: Mapping[str, str]
-    stages: Mapping[str, StageReport]
+    graphs: Mapping[str, Mapping[str, StageReport]]
     profiles: Mapping[str, Profile]
     files: Mapping[str, FileSpec]
     total_bytes: int
@@ -105,16 +105,19 @@ def inspect(bundle: str | Path | None = None, verify: bool = False) -> Inspectio
         format_version=manifest.format_version,
         exporter=manifest.exporter,
         model=manifest.model,
-        dialect=manifest.dialect,
+        dialects=manifest.dialects,
         layers=manifest.text.layers,
         lower_layers=manifest.text.lower_layers,
         reduce_layer=manifest.glimpse.reduce_layer,
         selected_layers=manifest.glimpse.selected_layers,
         tokenizer=manifest.prompt is not None,
         precision=manifest.precision,
-        stages={
-            name: StageReport(stage.file, manifest.precision.get(name, "unknown"), stage.inputs, stage.outputs)
-            for name, stage in manifest.stages.items()
+        graphs={
+            dialect: {
+                name: StageReport(stage.file, manifest.precision.get(name, "unknown"), stage.inputs, stage.outputs)
+                for name, stage in stages.items()
+            }
+            for dialect, stages in manifest.graphs.items()
         },
         profiles=manifest.profiles,
         files=manifest.files,

@@ -17,6 +17,7 @@ def as_text(found: Inspection) -> str:
 
 def _parts(found: Inspection) -> Iterator[Iterable[str]]:
     model, source = found.model, found.model.source
+    stages = {name for graphs in found.graphs.values() for name in graphs}
     yield _rows(
         [
             ("bundle", f"{found.folder}, format {found.format_version}, by glimpse-edge {found.exporter}"),
@@ -24,18 +25,19 @@ def _parts(found: Inspection) -> Iterator[Iterable[str]]:
             ("licence", model.licence),
             ("base", f"{source.base}, sha256 {source.base_sha256}"),
             ("adapter", f"{source.adapter}, sha256 {source.adapter_sha256}" if source.adapter else "none"),
-            ("dialect", found.dialect),
+            ("dialects", ", ".join(found.dialects)),
             ("layers", f"{found.layers}, of which 0..{found.lower_layers - 1} see all visual tokens"),
             ("pruning", f"after layer K = {found.reduce_layer}, from attention in {_listed(found.selected_layers)}"),
-            *((name, kind) for name, kind in found.precision.items() if name not in found.stages),
+            *((name, kind) for name, kind in found.precision.items() if name not in stages),
             ("takes", "text" if found.tokenizer else "token ids only, it has no tokenizer"),
         ]
     )
-    yield "", "stages"
-    for name, stage in found.stages.items():
-        yield (f"  {name:<13}{stage.file}, {stage.precision}",)
-        for way, tensors in (("in", stage.inputs), ("out", stage.outputs)):
-            yield _tensors(way, tensors)
+    for dialect, graphs in found.graphs.items():
+        yield "", f"graphs of {dialect}"
+        for name, stage in graphs.items():
+            yield (f"  {name:<13}{stage.file}, {stage.precision}",)
+            for way, tensors in (("in", stage.inputs), ("out", stage.outputs)):
+                yield _tensors(way, tensors)
     yield "", "profiles         smallest      usual    largest"
     yield [f"  {name:<13}{p.min:>10,}{p.opt:>11,}{p.max:>11,}" for name, p in found.profiles.items()]
     yield "", "files"

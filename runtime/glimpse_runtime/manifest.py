@@ -5,13 +5,12 @@ strict: a missing key, an unknown key or a value of another type is a ``BundleFo
 """
 
 import dataclasses
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from glimpse_runtime.errors import BundleFormatError
-from glimpse_runtime.records import read_object, read_record
+from glimpse_runtime.records import read_versioned, to_json
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST_NAME = "manifest.json"
 
 
@@ -192,12 +191,13 @@ class EmbeddingSpec:
 class Manifest:
     """Everything the runtime knows about a bundle.
 
-    ``stamps`` are for export alone: for each step of its work a hash over all that its files depend on.
+    ``graphs`` are the stages' graphs by dialect: each dialect is the whole model, on the same weights, for one family
+    of inference engines. ``stamps`` are for export alone: for each step of its work a hash over all that its files
+    depend on.
     """
 
     format_version: int
     exporter: str
-    dialect: str
     model: ModelSpec
     text: TextSpec
     vision: VisionSpec
@@ -211,13 +211,36 @@ class Manifest:
     embedding: EmbeddingSpec
     precision: Mapping[str, str]
     profiles: Mapping[str, Profile]
-    stages: Mapping[str, StageSpec]
+    graphs: Mapping[str, Mapping[str, StageSpec]]
     files: Mapping[str, FileSpec]
     stamps: Mapping[str, str]
 
+    @property
+    def dialects(self) -> tuple[str, ...]:
+        """The dialects there are graphs in."""
+        return tuple(self.graphs)
+
+    def stages_of(self, dialect: str) -> Mapping[str, StageSpec]:
+        """Returns the stages of one dialect."""
+        return self.graphs[dialect]
+
+    def choose_dialect(self, wanted: Sequence[str]) -> str:
+        """Returns the first of some dialects that this bundle has.
+
+        Raises:
+            BundleFormatError: it has none of them.
+        """
+        for name in wanted:
+            if name in self.graphs:
+                return name
+        raise BundleFormatError(
+            f"the bundle has graphs in the dialect {', '.join(self.graphs)}, this backend runs {', '.join(wanted)}; "
+            f"export the model again with --dialect {wanted[0]}"
+        )
+
     def to_json(self) -> str:
         """Returns the manifest as readable JSON with a final newline."""
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+        return to_json(self)
 
     @classmethod
     def from_json(cls, text: str, where: str) -> "Manifest":
@@ -230,11 +253,4 @@ class Manifest:
         Raises:
             BundleFormatError: not JSON, an unknown format version, or keys and values that do not fit.
         """
-        data = read_object(text, where)
-        version = data.get("format_version")
-        if version != FORMAT_VERSION:
-            raise BundleFormatError(
-                f"{where} has bundle format version {version!r}, this runtime reads version {FORMAT_VERSION}; "
-                "export the model again with this version of glimpse-edge, or install the version that wrote it"
-            )
-        return read_record(cls, data, where)
+        return read_versioned(cls, text, where, "format_version", FORMAT_VERSION)

@@ -7,10 +7,11 @@ from glimpse_runtime.manifest import ImageRules, Manifest, Profile
 from glimpse_runtime.pruning import ANCHORS
 
 STAGES = ("vision", "lower", "score", "upper")
-PROFILES = ("patches", "visual_tokens", "rows", "kept", "context")
-DTYPES = ("float32", "float16", "int64", "int32")
+PROFILES = ("patches", "visual_tokens", "rows", "kept", "context", "windows", "window_slots", "token_slots")
+DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
 LONGEST = 1 << 20
 ATTENTIONS = ("scores", "log_softmax")
+_PAST = "past."
 
 
 def check_values(manifest: Manifest, where: str) -> None:
@@ -23,9 +24,12 @@ def check_values(manifest: Manifest, where: str) -> None:
     Raises:
         BundleFormatError: naming the first value that makes no sense.
     """
-    for name in STAGES:
-        if name not in manifest.stages:
-            raise BundleFormatError(f"{where}: stage {name!r} is missing; export the model again")
+    if not manifest.graphs:
+        raise BundleFormatError(f"{where}: there are no graphs; export the model again")
+    for dialect, stages in manifest.graphs.items():
+        for name in STAGES:
+            if name not in stages:
+                raise BundleFormatError(f"{where}: stage {name!r} of {dialect} is missing; export the model again")
     for name in PROFILES:
         if name not in manifest.profiles:
             raise BundleFormatError(f"{where}: profile {name!r} is missing; export the model again")
@@ -96,9 +100,13 @@ def _embedding(manifest: Manifest) -> bool:
     return (table.rows, table.columns) == (manifest.text.vocab_size, manifest.text.hidden_size)
 
 
-def _stages(manifest: Manifest) -> bool:
-    tensors = [tensor for stage in manifest.stages.values() for tensor in (*stage.inputs, *stage.outputs)]
+def _graphs(manifest: Manifest) -> bool:
+    stages = [stage for stages in manifest.graphs.values() for stage in stages.values()]
+    tensors = [tensor for stage in stages for tensor in (*stage.inputs, *stage.outputs)]
     lengths = [dim for tensor in tensors for dim in tensor.shape if isinstance(dim, int)]
+    rows = {tensor.shape[2:3] for tensor in tensors if tensor.name.startswith(_PAST)}
+    if not rows <= {("context",), (manifest.profiles["context"].max,)}:
+        return False
     return all(tensor.dtype in DTYPES for tensor in tensors) and all(1 <= dim <= LONGEST for dim in lengths)
 
 
@@ -113,5 +121,5 @@ _CHECKS: dict[str, Callable[[Manifest], bool]] = {
     "generation": lambda manifest: manifest.generation.repetition_penalty > 0,
     "tokens": _tokens,
     "embedding": _embedding,
-    "stages": _stages,
+    "graphs": _graphs,
 }

@@ -1,6 +1,7 @@
 """Run-time memory of a bundle as far as its manifest tells, before anything is loaded."""
 
 import math
+from collections.abc import Iterable
 
 from glimpse_runtime.manifest import Manifest, TensorSpec
 
@@ -18,12 +19,22 @@ def memory_of_files(manifest: Manifest) -> dict[str, int]:
 
 
 def kv_cache_bytes(manifest: Manifest) -> int:
-    """Returns the bytes of the KV caches of all layers at the longest context."""
-    tensors = [tensor for stage in CACHE_STAGES for tensor in manifest.stages[stage].inputs]
+    """Returns the bytes of the KV caches of all layers at the longest context, in the bundle's first dialect."""
+    graphs = manifest.stages_of(manifest.dialects[0])
     context = manifest.profiles["context"].max
-    return sum(_bytes(tensor, context) for tensor in tensors if tensor.name.startswith(_PAST))
+    stages = [cache_buffers(graphs[stage].inputs, context) for stage in CACHE_STAGES]
+    return sum(math.prod(shape) * _ITEM_BYTES[dtype] for buffers in stages for shape, dtype in buffers.values())
 
 
-def _bytes(tensor: TensorSpec, context: int) -> int:
-    lengths = [context if isinstance(dim, str) else dim for dim in tensor.shape]
-    return math.prod(lengths) * _ITEM_BYTES[tensor.dtype]
+def cache_buffers(inputs: Iterable[TensorSpec], capacity: int) -> dict[str, tuple[list[int], str]]:
+    """Returns shape and dtype of the KV cache's buffers by name, ``<layer>.key`` and ``<layer>.value``.
+
+    Args:
+        inputs: inputs of a graph, among them ``past.*``.
+        capacity: rows the cache has memory for.
+    """
+    return {
+        tensor.name[len(_PAST) :]: ([capacity if isinstance(dim, str) else dim for dim in tensor.shape], tensor.dtype)
+        for tensor in inputs
+        if tensor.name.startswith(_PAST)
+    }

@@ -83,8 +83,9 @@ class Pipeline:
         self._rope = TextRope(text.head_dim, text.rope_theta, text.mrope_section)
         self._capacity = manifest.profiles["context"].max
 
-        self._lower_cache = KVCache(backend, manifest.stages["lower"].inputs, self._capacity)
-        self._upper_cache = KVCache(backend, manifest.stages["upper"].inputs, self._capacity)
+        stages = manifest.stages_of(manifest.choose_dialect(backend.dialects))
+        self._lower_cache = KVCache(backend, stages["lower"].inputs, self._capacity)
+        self._upper_cache = KVCache(backend, stages["upper"].inputs, self._capacity)
         # Hidden states before the first layer and behind layer K; memory of the host is taken as it is touched.
         hidden = (1, self._capacity, text.hidden_size)
         self._hidden_in, self._hidden = backend.allocate(hidden, "float32"), backend.allocate(hidden, "float32")
@@ -92,7 +93,7 @@ class Pipeline:
         states = {"lower": self._lower_cache.state, "upper": self._upper_cache.state}
 
         def load(name: str) -> Engine:
-            stage = manifest.stages[name]
+            stage = stages[name]
             return backend.load(bundle.path(stage.file), stage, states.get(name, {}))
 
         # Side by side: engines prepare weights on one core each.
@@ -363,6 +364,7 @@ class Pipeline:
             "sin": sin,
             "seqlens_k": np.array([total - 1], np.int32),
             "total_sequence_length": np.array(total, np.int32),
+            "slots": np.arange(cache.length, total),
         }
 
     def _require_finite(self, stage: str, *tensors: Tensor) -> None:

@@ -101,6 +101,10 @@ class Windows:
         lengths: IntArray = self.keys.sum(axis=1).astype(np.int64)
         return lengths
 
+    def inputs(self) -> dict[str, Array]:
+        """Returns the arrays by the names of the graph inputs that take them."""
+        return {"window_gather": self.gather, "window_scatter": self.scatter, "window_keys": self.keys}
+
 
 def token_windows(grid: Grid, window_size: int, patch_size: int, cells: IntArray | None = None) -> Windows:
     """Returns the vision encoder's windows over the merged grid, items being visual tokens in row-major order.

@@ -10,7 +10,7 @@ from glimpse_runtime.errors import ImageError
 from glimpse_runtime.manifest import ImageRules
 from glimpse_runtime.types import FloatArray
 
-_LARGEST_ASPECT = 200
+LARGEST_ASPECT = 200
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def smart_resize(height: int, width: int, rules: ImageRules) -> tuple[int, int]:
     Raises:
         ImageError: one side is more than 200 times the other.
     """
-    if max(height, width) > _LARGEST_ASPECT * min(height, width):
-        raise ImageError(f"an image of {width} x {height} pixels is too long: the aspect limit is {_LARGEST_ASPECT}")
+    if max(height, width) > LARGEST_ASPECT * min(height, width):
+        raise ImageError(f"an image of {width} x {height} pixels is too long: the aspect limit is {LARGEST_ASPECT}")
     factor = rules.patch_size * rules.merge_size
     new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
     if new_height * new_width > rules.max_pixels:

@@ -1,4 +1,4 @@
-"""Strict reading of a bundle's JSON files into frozen dataclasses.
+"""A bundle's JSON files as frozen dataclasses: strict reading, and writing.
 
 A missing key, an unknown key or a value of another type is a ``BundleFormatError`` that names the key.
 """
@@ -16,19 +16,32 @@ from glimpse_runtime.errors import BundleFormatError
 Record = TypeVar("Record")
 
 
-def read_object(text: str, where: str) -> dict[str, Any]:
-    """Reads JSON text that must be one object.
+def to_json(record: Any) -> str:
+    """Returns a dataclass as readable JSON with a final newline."""
+    return json.dumps(dataclasses.asdict(record), indent=2, ensure_ascii=False) + "\n"
+
+
+def read_versioned(cls: type[Record], text: str, where: str, key: str, version: int) -> Record:
+    """Makes a dataclass of JSON text that says in which version of its form it was written.
+
+    Args:
+        cls: the dataclass; see ``read_record``.
+        text: the JSON text.
+        where: what to call the file in an error message.
+        key: the field that holds the version.
+        version: the one that is read.
 
     Raises:
-        BundleFormatError: it is not.
+        BundleFormatError: not JSON, another version, or keys and values that do not fit.
     """
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BundleFormatError(f"{where} is not valid JSON ({error}); export the model again") from None
-    if not isinstance(data, dict):
-        raise BundleFormatError(f"{where} is not a JSON object; export the model again")
-    return data
+    data = _read_object(text, where)
+    found = data.get(key)
+    if found != version:
+        raise BundleFormatError(
+            f"{where} has {key.replace('_', ' ')} {found!r}, this runtime reads version {version}; "
+            "export the model again with this version of glimpse-edge, or install the version that wrote it"
+        )
+    return read_record(cls, data, where)
 
 
 def read_record(cls: type[Record], data: Any, where: str, path: str = "") -> Record:
@@ -52,6 +65,16 @@ def read_record(cls: type[Record], data: Any, where: str, path: str = "") -> Rec
     for key in sorted(names - set(data)):
         raise BundleFormatError(f"{where}: key {_join(path, key)} is missing; export the model again")
     return cls(**{key: _value(hints[key], data[key], where, _join(path, key)) for key in names})
+
+
+def _read_object(text: str, where: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleFormatError(f"{where} is not valid JSON ({error}); export the model again") from None
+    if not isinstance(data, dict):
+        raise BundleFormatError(f"{where} is not a JSON object; export the model again")
+    return data
 
 
 def _value(hint: Any, data: Any, where: str, path: str) -> Any:

@@ -37,7 +37,7 @@ class Stepper:
         self._middle = backend.allocate((1, 1, text.hidden_size), "float32")
         self._logits = np.zeros((1, text.vocab_size), np.float32)
         self._cos, self._sin = (np.zeros((1, text.head_dim // 2), np.float32) for _ in range(2))
-        self._counts = tuple((np.zeros(1, np.int32), np.zeros((), np.int32)) for _ in caches)
+        self._counts = tuple((np.zeros(1, np.int32), np.zeros((), np.int32), np.zeros(1, np.int64)) for _ in caches)
         gate = np.zeros((1, 1, manifest.glimpse.length), np.float32)
         self._run_lower = self._prepare(
             engines[0], 0, {"hidden_in": self._hidden_in, "glimpse_gate": gate}, {"hidden_out": self._middle}
@@ -48,8 +48,8 @@ class Stepper:
         """Runs one token at a (3,) position; returns the (vocab,) logits, valid until the next call."""
         self._hidden_in[0] = self._embedding.rows(np.array([token]))
         self._cos[:], self._sin[:] = self._rope(position[:, None])
-        for cache, (seqlens_k, total) in zip(self._caches, self._counts, strict=True):
-            seqlens_k[0] = cache.length
+        for cache, (seqlens_k, total, slots) in zip(self._caches, self._counts, strict=True):
+            seqlens_k[0] = slots[0] = cache.length
             total[...] = cache.length + 1
         self._run_lower(interrupt)
         self._run_upper(interrupt)
@@ -61,6 +61,6 @@ class Stepper:
     def _prepare(
         self, engine: Engine, index: int, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
     ) -> Callable[[Interrupt], None]:
-        seqlens_k, total = self._counts[index]
-        step = {"cos": self._cos, "sin": self._sin, "seqlens_k": seqlens_k, "total_sequence_length": total}
-        return engine.prepare({**inputs, **step}, outputs)
+        seqlens_k, total, slots = self._counts[index]
+        counts: dict[str, Tensor] = {"seqlens_k": seqlens_k, "total_sequence_length": total, "slots": slots}
+        return engine.prepare({**inputs, "cos": self._cos, "sin": self._sin, **counts}, outputs)

@@ -3,13 +3,15 @@
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import click
 
 from glimpse_runtime.errors import GlimpseError
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def run(command: click.Command, arguments: Sequence[str] | None = None, name: str | None = None) -> NoReturn:
@@ -80,3 +82,21 @@ def version() -> str:
     from glimpse_runtime.manifest import FORMAT_VERSION
 
     return f"glimpse-edge {__version__}, bundle format {FORMAT_VERSION}, backends: {', '.join(BACKENDS)}"
+
+
+def common_options(function: Function) -> Function:
+    """Adds the options that every command has, ``--debug`` and ``--version``, behind its own."""
+    options = (
+        click.option("--debug", is_flag=True, help="Show where an error comes from."),
+        click.option(
+            "--version",
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=prints(version),
+            help="Print the version and exit.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function

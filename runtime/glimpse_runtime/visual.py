@@ -8,9 +8,9 @@ import numpy as np
 from glimpse_runtime.backends import Backend, Engine, Tensor
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.manifest import Manifest
-from glimpse_runtime.positions import Windows, patch_windows, token_rope, token_windows, vision_rope
+from glimpse_runtime.positions import patch_windows, token_rope, token_windows, vision_rope
 from glimpse_runtime.preprocess import Grid, Patches
-from glimpse_runtime.types import Array, FloatArray, IntArray
+from glimpse_runtime.types import FloatArray, IntArray
 
 Emit = Callable[[str, Tensor], None]
 
@@ -51,12 +51,15 @@ class Visual:
         vision, grid = self._manifest.vision, image.grid
         windows = patch_windows(grid, vision.window_size, vision.patch_size)
         cos, sin = vision_rope(grid, vision.head_dim, vision.rope_theta)
-        inputs = {"pixel_values": image.pixel_values, "cos": cos, "sin": sin, **_window_inputs(windows)}
-        out = self._vision.run(inputs, interrupt)
+        inputs = {"pixel_values": image.pixel_values, "cos": cos, "sin": sin, **windows.inputs()}
+        # Memory of their own, not the engine's: they stay, and what the engine worked in can go.
+        count, taps = grid.visual_tokens, len(vision.taps)
+        embeds = self._backend.allocate((count, self._manifest.text.hidden_size), "float32")
+        features = self._backend.allocate((taps, count, vision.hidden_size), "float32")
+        self._vision.run(inputs, interrupt, {"image_embeds": embeds, "features": features})
         self._emit("pixel_values", image.pixel_values)
         self._emit("window_order", windows.order)
         self._emit("window_lengths", windows.lengths)
-        embeds, features = self._backend.own(out["image_embeds"]), self._backend.own(out["features"])
         self._emit("image_embeds", embeds)
         self._emit("visual_features", features)
         return VisualTokens(grid, embeds, features)
@@ -110,7 +113,7 @@ class Visual:
         if len(cells) < image.grid.visual_tokens:
             cos, sin = cos[cells], sin[cells]
             features = self._backend.download(features)[:, cells]
-        windows = _window_inputs(token_windows(image.grid, vision.window_size, vision.patch_size, cells))
+        windows = token_windows(image.grid, vision.window_size, vision.patch_size, cells)
         out = self._scorer.run(
             {
                 "attention": attention,
@@ -118,7 +121,7 @@ class Visual:
                 "features": features,
                 "cos": cos,
                 "sin": sin,
-                **windows,
+                **windows.inputs(),
             },
             interrupt,
         )
@@ -131,11 +134,3 @@ def emit_trace(outputs: Mapping[str, Tensor], emit: Emit) -> None:
     for name, value in outputs.items():
         if name.startswith("trace."):
             emit(name, value)
-
-
-def _window_inputs(windows: Windows) -> dict[str, Array]:
-    return {
-        "window_gather": windows.gather,
-        "window_scatter": windows.scatter,
-        "window_keys": windows.keys,
-    }

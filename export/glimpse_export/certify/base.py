@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from glimpse_export.errors import CertificateError
+from glimpse_export.certify.libraries import lacking
 from glimpse_runtime.manifest import ImageRules
 from glimpse_runtime.types import FloatArray, IntArray
 
@@ -90,16 +90,13 @@ class BaseModel:
         """Builds the model from the base checkpoint's ``config.json``.
 
         Raises:
-            CertificateError: transformers is not installed.
+            CertificateError: transformers is not installed, or too old.
         """
         try:
             from transformers import Qwen2_5_VLConfig
             from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
         except ImportError as error:
-            raise CertificateError(
-                f"checking the bundle needs transformers ({error}); run: pip install "
-                '"glimpse-edge[export]", or export without the check: --certify off'
-            ) from None
+            raise lacking(f"a transformers with Qwen2.5-VL ({error})") from None
         settings: Any = Qwen2_5_VLConfig(
             **{key: value for key, value in copy.deepcopy(config).items() if key != "dtype"}
         )

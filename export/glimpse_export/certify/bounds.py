@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Bounds:
 
 BOUNDS: Mapping[str, Bounds] = {
     "fp32": Bounds(1e-4, 1e-4, vision=1e-3, hidden=1e-3, attention=1e-3, score=1e-3, logits=1e-3),
-    "fp16": Bounds(1e-2, 1e-2, vision=2e-2, hidden=2e-2, attention=3e-2, score=5e-2, logits=5e-2),
+    "fp16": Bounds(1e-2, 1e-2, vision=2e-2, hidden=5e-2, attention=1e-1, score=1e-1, logits=1e-1),
     "bf16": Bounds(1e-4, 1e-2, vision=5e-2, hidden=5e-2, attention=1e-1, score=1e-1, logits=1e-1),
     "int8": Bounds(1e-4, 5e-2, vision=2e-1, hidden=1.5e-1, attention=2.5e-1, score=4e-1, logits=3e-1),
     "int4": Bounds(1e-4, 4e-1, vision=8e-1, hidden=8e-1, attention=None, score=None, logits=None),
@@ -40,8 +41,8 @@ def loosest(*precisions: str) -> Bounds:
     """Returns the bounds of a figure that several precisions have a part in."""
     parts = [BOUNDS[name] for name in precisions]
 
-    def widest(name: str) -> float | None:
+    def widest(name: str) -> Any:
         values = [getattr(part, name) for part in parts]
         return None if None in values else max(values)
 
-    return Bounds(**{field.name: widest(field.name) for field in fields(Bounds)})  # type: ignore[arg-type]
+    return Bounds(**{field.name: widest(field.name) for field in fields(Bounds)})

@@ -1,25 +1,17 @@
 """Checks a written bundle against the original, stage by stage, and writes down what was found."""
 
-import importlib.util
 import shlex
-import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from glimpse_export.certify.record import (
-    CERTIFICATE_NAME,
-    NON_FINITE,
-    Certificate,
-    Check,
-    Recorder,
-    Stop,
-)
+from glimpse_export.certify.record import NON_FINITE, Recorder, Stop
 from glimpse_export.errors import CertificateError
 from glimpse_export.planning import Plan
 from glimpse_export.precision import Precision
 from glimpse_runtime._version import __version__
 from glimpse_runtime.atomic import write_text
+from glimpse_runtime.certificate import CERTIFICATE_NAME, CERTIFICATE_VERSION, Certificate, Check
 from glimpse_runtime.manifest import Manifest
 
 _PACKAGES = ("torch", "transformers", "onnxruntime", "onnx_ir", "numpy")
@@ -57,9 +49,15 @@ def certify(
     except Stop as stop:
         if str(stop):
             recorder.checks.append(Check("graphs", None, str(stop), 1.0, 0.0, False))
-    files = {name: spec.sha256 for name, spec in manifest.files.items() if name != CERTIFICATE_NAME}
     certificate = Certificate(
-        level, command(checked, level), _versions(), dict(manifest.precision), files, tuple(recorder.checks)
+        CERTIFICATE_VERSION,
+        level,
+        all(check.passed for check in recorder.checks),
+        command(checked, level),
+        _versions(),
+        dict(manifest.precision),
+        {name: spec.sha256 for name, spec in sorted(manifest.files.items()) if name != CERTIFICATE_NAME},
+        tuple(recorder.checks),
     )
     path = (place or folder) / CERTIFICATE_NAME
     write_text(path, certificate.to_json())
@@ -67,20 +65,6 @@ def certify(
     if failure is not None:
         raise CertificateError(describe(failure, certificate, path), certificate)
     return certificate
-
-
-def require_libraries() -> None:
-    """Checks that what certification needs is installed.
-
-    Raises:
-        CertificateError: it is not.
-    """
-    for name in ("torch", "transformers", "onnxruntime"):
-        # None stands for a module that must not be imported, for which find_spec raises.
-        if sys.modules.get(name, name) is None or importlib.util.find_spec(name) is None:
-            raise CertificateError(
-                f'the certificate needs {name}; run: pip install "glimpse-edge[export]", or export with --certify off'
-            )
 
 
 def describe(failure: Check, certificate: Certificate, path: Path) -> str:
@@ -113,7 +97,9 @@ def command(checked: Plan, level: str) -> str:
     for name in ("max_context", "max_visual_tokens"):
         if getattr(options, name) is not None:
             words += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-    words += ["--dialect", options.dialect, "--certify", level]
+    for name in options.dialects:
+        words += ["--dialect", name]
+    words += ["--certify", level]
     return shlex.join([*words, *([] if options.tokenizer else ["--no-tokenizer"])])
 
 

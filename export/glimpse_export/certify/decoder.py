@@ -39,16 +39,16 @@ class DecoderCheck:
     ) -> None:
         """Opens the graph."""
         self.stage, self.layers = stage, layers
-        self.graph = GraphFile(folder / manifest.stages[stage].file)
+        spec = manifest.stages_of(manifest.dialects[0])[stage]
+        self.graph = GraphFile(folder / spec.file)
         self.stored = StoredWeights(self.graph)
         self._precision = manifest.precision[stage]
         self._architecture, self._weights = architecture, weights
         self._recorder, self._bounds = recorder, graph_bounds
         text = manifest.text
         self._rope = TextRope(text.head_dim, text.rope_theta, text.mrope_section)
-        self._cache_specs = {
-            spec.name[len("past.") :]: spec for spec in manifest.stages[stage].inputs if spec.name.startswith("past.")
-        }
+        past = [tensor for tensor in spec.inputs if tensor.name.startswith("past.")]
+        self._cache_specs = {tensor.name[len("past.") :]: tensor for tensor in past}
         maps = list(self.graph.maker("glimpse_attention").input) if "glimpse_attention" in self.graph.outputs else []
         self._map_names = dict(zip(architecture.glimpse.selected_layers, maps, strict=True)) if maps else {}
 

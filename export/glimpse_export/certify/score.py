@@ -1,6 +1,6 @@
 """Checks the scorer block by block, and the selection that follows from its logits."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,7 @@ class ScoreCheck:
         bounds: Bounds,
     ) -> None:
         """Opens the graph."""
-        self._graph = GraphFile(folder / manifest.stages[STAGE].file)
+        self._graph = GraphFile(folder / manifest.stages_of(manifest.dialects[0])[STAGE].file)
         self._stored = StoredWeights(self._graph)
         self._manifest, self._architecture, self._tensors = manifest, architecture, tensors
         self._recorder, self._graph_bounds, self._bounds = recorder, graph_bounds, bounds
@@ -173,21 +173,23 @@ class ScoreCheck:
         return needed.names
 
 
-class _Reads(dict[str, torch.Tensor]):
+class _Reads(Mapping[str, torch.Tensor]):
     """Notes which tensors are read."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        super().__init__(tensors)
+        self._tensors = tensors
         self.names: set[str] = set()
 
     def __getitem__(self, name: str) -> torch.Tensor:
+        found = self._tensors[name]
         self.names.add(name)
-        return super().__getitem__(name)
+        return found
 
-    def get(self, name: str, default: object = None) -> torch.Tensor:
-        if name in self:
-            self.names.add(name)
-        return super().get(name, default)  # type: ignore[arg-type]
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def _overlap(found: BoolArray, expected: BoolArray) -> float:
@@ -211,10 +213,4 @@ def _tables(grid: Grid, manifest: Manifest) -> dict[str, Array]:
     scorer, vision = manifest.scorer, manifest.vision
     windows = token_windows(grid, vision.window_size, vision.patch_size)
     cos, sin = token_rope(grid, scorer.head_dim, scorer.rope_theta)
-    return {
-        "cos": cos,
-        "sin": sin,
-        "window_gather": windows.gather,
-        "window_scatter": windows.scatter,
-        "window_keys": windows.keys,
-    }
+    return {"cos": cos, "sin": sin, **windows.inputs()}

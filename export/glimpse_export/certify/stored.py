@@ -16,6 +16,7 @@ import torch
 from glimpse_export.certify.cuts import GraphFile
 from glimpse_runtime.types import Array
 
+# The rule's own number, not the exporter's: checked with that, a wrong one would go unnoticed.
 _BLOCK = 128
 _CHUNK_VALUES = 1 << 19
 # A weight half way between two integers may go to either; float32 decides within this share of a step.

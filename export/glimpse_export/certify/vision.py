@@ -54,7 +54,7 @@ class VisionCheck:
         bounds: Bounds,
     ) -> None:
         """Opens the graph."""
-        self._graph = GraphFile(folder / manifest.stages[STAGE].file)
+        self._graph = GraphFile(folder / manifest.stages_of(manifest.dialects[0])[STAGE].file)
         self.stored = StoredWeights(self._graph)
         self._precision = manifest.precision[STAGE]
         self._vision, self._taps = vision, taps
@@ -174,7 +174,7 @@ class VisionCheck:
         means = [self._mean(self._reference_taps[tap]) for tap in self._taps]
         unit = self._vision.merge_unit
         embeds = np.split(self._reference_embeds, self._cuts // unit)
-        return Seen(embeds, [np.stack(parts) for parts in zip(*(np.split(m, self._cuts // unit) for m in means))])  # noqa: B905
+        return Seen(embeds, np.split(np.stack(means), self._cuts // unit, axis=1))
 
     def _mean(self, hidden: FloatArray) -> FloatArray:
         mean: FloatArray = hidden.reshape(-1, self._vision.merge_unit, hidden.shape[-1]).mean(1)
@@ -192,10 +192,4 @@ def _tables(image: Patches, manifest: Manifest) -> Mapping[str, Array]:
     vision = manifest.vision
     windows = patch_windows(image.grid, vision.window_size, vision.patch_size)
     cos, sin = vision_rope(image.grid, vision.head_dim, vision.rope_theta)
-    return {
-        "cos": cos,
-        "sin": sin,
-        "window_gather": windows.gather,
-        "window_scatter": windows.scatter,
-        "window_keys": windows.keys,
-    }
+    return {"cos": cos, "sin": sin, **windows.inputs()}

@@ -14,6 +14,9 @@ from glimpse_runtime.types import Array
 
 MICROSOFT = "com.microsoft"
 Shape = Sequence[int | str]
+_END = (1 << 63) - 1
+# The first version of the file format that knows an opset.
+_IR_VERSIONS = {20: 9, 21: 10, 24: 12}
 
 
 class GraphBuilder:
@@ -21,10 +24,10 @@ class GraphBuilder:
 
     def __init__(self, name: str, weights: WeightLayout, opset: int) -> None:
         """Starts an empty graph whose weights go to ``weights``."""
-        self.name = name
-        self._weights = weights
-        self._graph = ir.Graph([], [], nodes=[], name=name, opset_imports={"": opset, MICROSOFT: 1})
+        self.name, self.weights, self.opset = name, weights, opset
+        self._graph = ir.Graph([], [], nodes=[], name=name, opset_imports={"": opset})
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._functions: list[ir.Function] = []
         self._nodes = 0
 
     def input(self, name: str, shape: Shape, dtype: Dtype = "float32") -> ir.Value:
@@ -61,9 +64,17 @@ class GraphBuilder:
         """Returns a 0-d float32 constant."""
         return self.constant(np.array(value, np.float32))
 
-    def weight(self, name: str, dtype: Dtype, shape: tuple[int, ...], parts: Parts) -> ir.Value:
-        """Returns a weight stored in the weight file; see ``WeightLayout.store``."""
-        return self.stored(name, self._weights.store(name, dtype, shape, parts))
+    def weight(self, name: str, dtype: Dtype, shape: tuple[int, ...], parts: Parts, key: str | None = None) -> ir.Value:
+        """Returns a weight stored in the weight file; see ``WeightLayout.store``.
+
+        Args:
+            name: its name in the graph.
+            dtype: its type.
+            shape: its shape.
+            parts: gives its bytes.
+            key: its name in the file, where another graph may store other bytes under the same name.
+        """
+        return self.stored(name, self.weights.store(key or name, dtype, shape, parts))
 
     def vector(self, name: str, shape: tuple[int, ...], make: Callable[[], Array]) -> ir.Value:
         """Returns a small float32 weight such as a bias, which ``make`` gives."""
@@ -79,7 +90,7 @@ class GraphBuilder:
                 where.dtype,
                 shape=ir.Shape(where.shape),
                 name=name,
-                base_dir=self._weights.path.parent,
+                base_dir=self.weights.path.parent,
             )
             value = ir.Value(
                 name=name, type=ir.TensorType(where.dtype), shape=ir.Shape(where.shape), const_value=tensor
@@ -96,12 +107,19 @@ class GraphBuilder:
     ) -> Sequence[ir.Value]:
         """Adds a node with several outputs."""
         self._nodes += 1
+        if domain:
+            self._graph.opset_imports[domain] = 1
         name = f"{kind}_{self._nodes}"
         node = ir.node(kind, list(inputs), attributes=attributes, domain=domain, num_outputs=outputs, name=name)
         for index, value in enumerate(node.outputs):
             value.name = f"{name}_{index}"
         self._graph.append(node)
         return node.outputs
+
+    def define(self, function: ir.Function) -> None:
+        """Adds a model-local function; nodes of its name and domain then call it."""
+        self._functions.append(function)
+        self._graph.opset_imports[function.domain] = 1
 
     def reshape(self, x: ir.Value, *shape: int) -> ir.Value:
         """Reshapes; 0 copies a dimension, -1 infers one."""
@@ -111,6 +129,10 @@ class GraphBuilder:
         """Converts to another type."""
         return self.op("Cast", x, to=int(data_type(dtype)))
 
+    def last(self, x: ir.Value, count: int, axis: int) -> ir.Value:
+        """Returns the last ``count`` items of an axis; not by Gather, which takes no negative index in TensorRT."""
+        return self.op("Slice", x, self.integers(-count), self.integers(_END), self.integers(axis))
+
     def mark(self, x: ir.Value, name: str) -> ir.Value:
         """Names a value, so that the graph can be cut there."""
         x.name = name
@@ -118,7 +140,12 @@ class GraphBuilder:
 
     def save(self, path: Path) -> None:
         """Writes the graph."""
-        model = ir.Model(self._graph, ir_version=10, producer_name="glimpse-export")
+        model = ir.Model(
+            self._graph,
+            ir_version=_IR_VERSIONS[self.opset],
+            producer_name="glimpse-export",
+            functions=self._functions,
+        )
         ir.save(model, path)
 
 

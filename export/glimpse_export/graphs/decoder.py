@@ -4,16 +4,13 @@ Both serve prefill and decode, so no weight exists twice. The glimpse vectors en
 is zero for ordinary rows; the attention of the last row is read in the selected layers.
 """
 
-import math
-
 import onnx_ir as ir
 
 from glimpse_export.architecture import Architecture
 from glimpse_export.checkpoint import Checkpoint
 from glimpse_export.graphs.builder import GraphBuilder
-from glimpse_export.graphs.dialects import Dialect, Heads, StepInputs
+from glimpse_export.graphs.dialects import DecoderStep, Dialect, Heads
 from glimpse_export.graphs.journal import StoredTensor
-from glimpse_export.graphs.linear import linear_form
 from glimpse_export.precision import STORED_DTYPES, Precision
 from glimpse_runtime.types import FloatArray
 
@@ -51,18 +48,29 @@ class DecoderAuthor:
         checkpoint: Checkpoint,
         dialect: Dialect,
         precision: Precision,
+        context: int,
         trace: bool = False,
     ) -> None:
-        """Prepares; with ``trace`` the graphs also give every layer's output at the rows of interest."""
-        self._lower, self._upper = linear_form(precision.lower), linear_form(precision.upper)
-        self._head = linear_form(precision.head)
+        """Prepares.
+
+        Args:
+            architecture: the model.
+            checkpoint: its weights.
+            dialect: how to spell the graphs.
+            precision: what matrices and KV cache are stored in.
+            context: rows of the KV cache.
+            trace: the graphs also give every layer's output at the rows of interest.
+        """
+        self._lower, self._upper = dialect.linear(precision.lower), dialect.linear(precision.upper)
+        self._head = dialect.linear(precision.head)
+        self._context = context
         self._cache_dtype = STORED_DTYPES[precision.kv_cache]
         self._architecture = architecture
         self._text = architecture.text
         self._checkpoint = checkpoint
         self._dialect = dialect
         self._trace = trace
-        self._heads = Heads(self._text.heads, self._text.kv_heads, self._text.head_dim)
+        self._heads = Heads(self._text.heads, self._text.kv_heads, self._text.head_dim, self._text.head_dim)
 
     def lower(self, g: GraphBuilder, glimpse_vectors: FloatArray | None) -> None:
         """Authors layers 0..K.
@@ -74,7 +82,7 @@ class DecoderAuthor:
         glimpse, hidden = self._architecture.glimpse, self._text.hidden_size
         x = g.input("hidden_in", [1, "rows", hidden])
         gate = g.input("glimpse_gate", [1, "rows", glimpse.length]) if glimpse.length else None
-        step = self._dialect.step_inputs(g, self._text.head_dim, self._cache_dtype)
+        step = self._step(g)
         attention: dict[int, ir.Value] = {}
         layers = range(self._architecture.lower_layers)
 
@@ -89,20 +97,14 @@ class DecoderAuthor:
         x = add_glimpse(x, 0)
         normed = self._norm(g, x, "model.layers.0.input_layernorm")
         for layer in layers:
-            q, mixed, keys = self._attention(g, normed, layer, step)
-            if layer in glimpse.selected_layers:
-                attention[layer] = self._glimpse_attention(g, q, keys)
+            mixed, scores = self._attention(g, normed, layer, step, scored=layer in glimpse.selected_layers)
+            if scores is not None:
+                attention[layer] = self._glimpse_attention(g, scores)
             normed, x = self._add_norm(g, mixed, x, f"model.layers.{layer}.post_attention_layernorm")
             g.mark(x, f"layer.{layer}.residual")
             y = self._mlp(g, normed, layer)
             if self._trace:
-                rows = g.op(
-                    "Slice",
-                    g.op("Add", y, x),
-                    g.integers(-max(glimpse.length, 1)),
-                    g.integers(1 << 31),
-                    g.integers(1),
-                )
+                rows = g.last(g.op("Add", y, x), max(glimpse.length, 1), axis=1)
                 g.output(rows, f"trace.glimpse_hidden.{layer}", [1, "glimpse_rows", hidden])
             if layer == layers[-1]:
                 x = g.op("Add", y, x)
@@ -112,34 +114,34 @@ class DecoderAuthor:
         g.output(x, "hidden_out", [1, "rows", hidden])
         maps = [attention[layer] for layer in glimpse.selected_layers]
         stacked = g.op("Concat", *maps, axis=0)
-        g.output(stacked, "glimpse_attention", [len(maps) * self._text.heads, "total"])
+        g.output(stacked, "glimpse_attention", [len(maps) * self._text.heads, step.columns])
 
-    def upper(self, g: GraphBuilder, tied_head: StoredTensor | None) -> None:
+    def upper(self, g: GraphBuilder, tied_head: StoredTensor | None, head_parts: int = 1) -> None:
         """Authors the layers after K, the final norm and the LM head on the last row.
 
         Args:
             g: an empty graph.
             tied_head: where the (vocab, hidden) embedding lies when the head is tied to it.
+            head_parts: how many products the LM head is made of.
         """
         hidden, text = self._text.hidden_size, self._text
         x = g.input("hidden_in", [1, "rows", hidden])
         layers = range(self._architecture.lower_layers, text.layers)
-        last = g.integers(-1)
         if not layers:
-            normed = self._norm(g, g.op("Gather", x, last, axis=1), "model.norm")
+            normed = self._norm(g, g.last(x, 1, axis=1), "model.norm")
         else:
-            step = self._dialect.step_inputs(g, text.head_dim, self._cache_dtype)
+            step = self._step(g)
             normed = self._norm(g, x, f"model.layers.{layers[0]}.input_layernorm")
         for layer in layers:
-            _, mixed, _ = self._attention(g, normed, layer, step)
+            mixed, _ = self._attention(g, normed, layer, step, scored=False)
             normed, x = self._add_norm(g, mixed, x, f"model.layers.{layer}.post_attention_layernorm")
             g.mark(x, f"layer.{layer}.residual")
             y = self._mlp(g, normed, layer)
             if self._trace:
-                row = g.op("Gather", g.op("Add", y, x), last, axis=1)
+                row = g.last(g.op("Add", y, x), 1, axis=1)
                 g.output(row, f"trace.upper_last_hidden.{layer}", [1, 1, hidden])
             if layer == layers[-1]:
-                y, x = g.op("Gather", y, last, axis=1), g.op("Gather", x, last, axis=1)
+                y, x = g.last(y, 1, axis=1), g.last(x, 1, axis=1)
                 normed, _ = self._add_norm(g, y, x, "model.norm")
             else:
                 normed, x = self._add_norm(g, y, x, f"model.layers.{layer + 1}.input_layernorm")
@@ -147,29 +149,23 @@ class DecoderAuthor:
             g.output(g.op("Identity", normed), "trace.final_hidden_last", [1, 1, hidden])
         row = g.reshape(normed, 1, hidden)
         head = self._checkpoint.matrix("model.embed_tokens.weight" if text.tied else "lm_head.weight")
-        g.output(self._head.head(g, row, head, tied_head), "logits", [1, text.vocab_size])
+        g.output(self._head.head(g, row, head, tied_head, head_parts), "logits", [1, text.vocab_size])
+
+    def _step(self, g: GraphBuilder) -> DecoderStep:
+        return self._dialect.decoder_step(g, self._heads, self._cache_dtype, self._context)
 
     def _attention(
-        self, g: GraphBuilder, x: ir.Value, layer: int, step: StepInputs
-    ) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Returns the rotated queries, the attention's output and all valid keys of one layer."""
+        self, g: GraphBuilder, x: ir.Value, layer: int, step: DecoderStep, scored: bool
+    ) -> tuple[ir.Value, ir.Value | None]:
+        """Returns the attention's output of one layer, and the last row's scores if they are wanted."""
         prefix = f"model.layers.{layer}.self_attn"
         q, k, v = (self._linear(g, x, f"{prefix}.{name}_proj", layer, bias=True) for name in "qkv")
-        q = self._dialect.rope(g, q, step.cos, step.sin)
-        k = self._dialect.rope(g, k, step.cos, step.sin)
-        out, keys = self._dialect.cached_attention(g, q, k, v, self._heads, str(layer), step)
+        out, scores = step.attend(g, q, k, v, str(layer), scored)
         mixed = g.mark(self._linear(g, out, f"{prefix}.o_proj", layer, bounded=False), f"layer.{layer}.attention")
-        return q, mixed, keys
+        return mixed, scores
 
-    def _glimpse_attention(self, g: GraphBuilder, q: ir.Value, keys: ir.Value) -> ir.Value:
-        """(heads, total): the last row's attention to every key, as scaled scores or their log-softmax."""
-        heads = self._heads
-        group = heads.query // heads.key
-        last = g.op("Gather", q, g.integers(-1), axis=1)
-        scaled = g.op("Mul", last, g.scalar(1 / math.sqrt(heads.size)))
-        per_key_head = g.reshape(scaled, heads.key, group, heads.size)
-        transposed = g.op("Transpose", g.op("Squeeze", keys, g.integers(0)), perm=[0, 2, 1])
-        scores = g.reshape(g.op("MatMul", per_key_head, transposed), heads.query, -1)
+    def _glimpse_attention(self, g: GraphBuilder, scores: ir.Value) -> ir.Value:
+        """(heads, columns): the last row's attention to every key, as scaled scores or their log-softmax."""
         return g.op("LogSoftmax", scores, axis=-1) if self._architecture.glimpse.log_softmax else scores
 
     def _mlp(self, g: GraphBuilder, x: ir.Value, layer: int) -> ir.Value:

@@ -29,6 +29,12 @@ class StoredTensor:
         """The first byte behind it."""
         return self.offset + self.nbytes
 
+    def rows(self, start: int, stop: int) -> "StoredTensor":
+        """Returns a run of its first axis, whose items take whole bytes."""
+        item_bytes = self.nbytes // self.shape[0]
+        offset, shape = self.offset + start * item_bytes, (stop - start, *self.shape[1:])
+        return StoredTensor(self.file, offset, (stop - start) * item_bytes, self.dtype, shape)
+
 
 @dataclass(frozen=True)
 class Entry:

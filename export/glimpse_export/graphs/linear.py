@@ -1,4 +1,4 @@
-"""How the matrices of a stage are stored and multiplied, one class per kind of number.
+"""How the matrices of a stage are stored and multiplied: the seam, and matrices of floating-point numbers.
 
 Activations are float32 everywhere outside the multiplications, so norms, rotary embeddings, softmax and the residual
 stream keep their range whatever the matrices are rounded to.
@@ -11,18 +11,25 @@ import numpy as np
 import onnx_ir as ir
 
 from glimpse_export.errors import UnsupportedError
-from glimpse_export.graphs.builder import MICROSOFT, GraphBuilder
+from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.journal import StoredTensor
 from glimpse_export.graphs.matrix import Matrix, transposed
-from glimpse_export.graphs.quantise import BLOCK, quantised
 from glimpse_export.precision import STORED_DTYPES
-from glimpse_runtime.types import Array, FloatArray
+from glimpse_runtime.types import FloatArray
 
 _HALF_LIMIT = 64.0
+# Parts of a matrix that lie in one file begin where a file can be mapped from, if the matrix is large enough.
+_PAGE_BYTES = 4096
 
 
 class LinearForm(Protocol):
-    """One way to store and multiply matrices; activations go in and come out as float32."""
+    """One way to store and multiply matrices; activations go in and come out as float32.
+
+    Attributes:
+        compute: the type that products are computed in.
+    """
+
+    compute: str
 
     def multiply(
         self, g: GraphBuilder, x: ir.Value, matrix: Matrix, bias: ir.Value | None = None, bounded: bool = True
@@ -38,60 +45,61 @@ class LinearForm(Protocol):
         """
         ...
 
-    def head(self, g: GraphBuilder, row: ir.Value, matrix: Matrix, shared: StoredTensor | None) -> ir.Value:
-        """Returns row @ matrix.T for the largest matrix of a model; ``shared`` is where its rows already lie."""
+    def head(self, g: GraphBuilder, row: ir.Value, matrix: Matrix, shared: StoredTensor | None, parts: int) -> ir.Value:
+        """Returns row @ matrix.T for the largest matrix of a model.
+
+        Args:
+            g: the graph.
+            row: (1, columns) float32.
+            matrix: the weight.
+            shared: where its rows already lie, in the type they are multiplied from; None stores them.
+            parts: how many products to make it of, so that none needs much memory.
+        """
         ...
 
 
 class FloatForm:
-    """fp32, fp16 or bf16 matrices.
+    """fp32, fp16 or bf16 matrices, multiplied as they are stored.
 
-    fp16 multiplies in fp16; rows whose largest value is greater than 64 are scaled down before and up after, so that
-    neither they nor their products leave fp16's range. bf16 matrices are widened to float32 when they are loaded.
+    In fp16, rows whose largest value is greater than 64 are scaled down before and up after, so that neither they nor
+    their products leave its range.
     """
 
-    def __init__(self, precision: str) -> None:
-        """Prepares for ``fp32``, ``fp16`` or ``bf16``."""
+    def __init__(self, precision: str, widen: bool = False) -> None:
+        """Prepares for ``fp32``, ``fp16`` or ``bf16``; with ``widen`` bf16 matrices are multiplied in float32."""
         self._dtype = STORED_DTYPES[precision]
         self._half = precision == "fp16"
+        self.compute = "float32" if widen and precision == "bf16" else self._dtype
 
     def multiply(
         self, g: GraphBuilder, x: ir.Value, matrix: Matrix, bias: ir.Value | None = None, bounded: bool = True
     ) -> ir.Value:
         """See ``LinearForm``."""
-        y = self._product(g, x, matrix, bounded)
+        dtype, shape = np.dtype(self._dtype), (matrix.columns, matrix.rows)
+        weight = g.weight(matrix.name, dtype, shape, lambda: [transposed(self._checked(matrix), dtype)])
+        y = rounded_product(g, x, self._widened(g, weight), self.compute, bounded)
         return y if bias is None else g.op("Add", y, bias)
 
-    def _product(self, g: GraphBuilder, x: ir.Value, matrix: Matrix, bounded: bool) -> ir.Value:
-        dtype = np.dtype(self._dtype)
-        shape = (matrix.columns, matrix.rows)
-        weight = g.weight(matrix.name, dtype, shape, lambda: [transposed(self._checked(matrix), dtype)])
-        if not self._half:
-            return g.op("MatMul", x, self._widened(g, weight))
-        scale = None
-        if not bounded:
-            x, scale = _scaled_down(g, x)
-        y = g.cast(g.op("MatMul", g.cast(x, "float16"), weight), "float32")
-        return y if scale is None else g.op("Mul", y, scale)
-
-    def head(self, g: GraphBuilder, row: ir.Value, matrix: Matrix, shared: StoredTensor | None) -> ir.Value:
+    def head(self, g: GraphBuilder, row: ir.Value, matrix: Matrix, shared: StoredTensor | None, parts: int) -> ir.Value:
         """See ``LinearForm``; the matrix stays as checkpoints store it and is written a few rows at a time."""
-        if shared is not None:
-            weight = g.stored(matrix.name, shared)
-        else:
-            dtype, checked = np.dtype(self._dtype), self._checked(matrix)
-            weight = g.weight(
-                matrix.name,
-                dtype,
-                (matrix.rows, matrix.columns),
-                lambda: (checked.read(*bounds).astype(dtype) for bounds in checked.runs()),
-            )
-        if not self._half:
-            return g.op("Gemm", row, self._widened(g, weight), transB=1)
-        return g.cast(g.op("Gemm", g.cast(row, "float16"), weight, transB=1), "float32")
+        dtype, checked = np.dtype(self._dtype), self._checked(matrix)
+        where = shared or g.weights.store(
+            matrix.name,
+            dtype,
+            (matrix.rows, matrix.columns),
+            lambda: (checked.read(*bounds).astype(dtype) for bounds in checked.runs()),
+        )
+        rounded = row if self.compute == "float32" else g.cast(row, self.compute)
+        products = []
+        for index, (start, stop) in enumerate(head_parts(matrix.rows, parts, matrix.columns * dtype.itemsize)):
+            name = matrix.name if parts == 1 else part_name(matrix.name, index)
+            weight = self._widened(g, g.stored(name, where.rows(start, stop)))
+            y = g.op("Gemm", rounded, weight, transB=1)
+            products.append(y if self.compute == "float32" else g.cast(y, "float32"))
+        return joined(g, products)
 
     def _widened(self, g: GraphBuilder, weight: ir.Value) -> ir.Value:
-        return weight if self._dtype == "float32" else g.cast(weight, "float32")
+        return weight if self._dtype == self.compute else g.cast(weight, self.compute)
 
     def _checked(self, matrix: Matrix) -> Matrix:
         if not self._half:
@@ -99,57 +107,40 @@ class FloatForm:
         return Matrix(matrix.name, matrix.rows, matrix.columns, lambda start, stop: _in_half_range(matrix, start, stop))
 
 
-class BlockForm:
-    """int8 or int4 matrices in blocks with a scale each, multiplied by onnxruntime's MatMulNBits.
-
-    The portable spelling, DequantizeLinear + MatMul, is fused into the same operator when a graph is loaded; on a 3B
-    model that costs seconds and a gigabyte every time, so it is written here as it will run.
-    """
-
-    def __init__(self, bits: int) -> None:
-        """Prepares for 8 or 4 bits."""
-        self._bits = bits
-
-    def multiply(
-        self, g: GraphBuilder, x: ir.Value, matrix: Matrix, bias: ir.Value | None = None, bounded: bool = True
-    ) -> ir.Value:
-        """See ``LinearForm``; accuracy level 4 rounds activations to eight bits, per row and block."""
-        blocks = -(-matrix.columns // BLOCK)
-        scales: list[Array] = []
-
-        def integers() -> list[Array]:
-            values, scale = quantised(matrix, self._bits)
-            scales.append(scale)
-            return [values]
-
-        weight = g.weight(matrix.name, "uint8", (matrix.rows, blocks, BLOCK * self._bits // 8), integers)
-        scale = g.weight(
-            f"{matrix.name}.scale",
-            "float32",
-            (matrix.rows * blocks,),
-            # They are at hand unless an earlier run wrote the integers and was cut off before the scales.
-            lambda: scales or [quantised(matrix, self._bits)[1]],
-        )
-        sizes = {"K": matrix.columns, "N": matrix.rows, "bits": self._bits, "block_size": BLOCK}
-        inputs = (x, weight, scale) if bias is None else (x, weight, scale, None, None, bias)
-        return g.op("MatMulNBits", *inputs, domain=MICROSOFT, accuracy_level=4, **sizes)
-
-    def head(self, g: GraphBuilder, row: ir.Value, matrix: Matrix, shared: StoredTensor | None) -> ir.Value:
-        """See ``LinearForm``."""
-        return self.multiply(g, row, matrix)
+def rounded_product(g: GraphBuilder, x: ir.Value, weight: ir.Value, dtype: str, bounded: bool) -> ir.Value:
+    """Returns x @ weight as float32, computed in ``dtype``, which the weight has; see ``LinearForm.multiply``."""
+    if dtype == "float32":
+        return g.op("MatMul", x, weight)
+    scale = None
+    if dtype == "float16" and not bounded:
+        x, scale = _scaled_down(g, x)
+    y = g.cast(g.op("MatMul", g.cast(x, dtype), weight), "float32")
+    return y if scale is None else g.op("Mul", y, scale)
 
 
-def linear_form(precision: str) -> LinearForm:
-    """Returns how a precision's matrices are stored and multiplied.
+def head_parts(rows: int, parts: int, row_bytes: int) -> list[tuple[int, int]]:
+    """Returns starts and stops of about equal runs of a head's rows.
 
     Raises:
-        UnsupportedError: there is no such precision.
+        UnsupportedError: there are fewer rows than parts.
     """
-    if precision in STORED_DTYPES:
-        return FloatForm(precision)
-    if precision in ("int8", "int4"):
-        return BlockForm(int(precision[3:]))
-    raise UnsupportedError(f"unknown precision {precision!r}")
+    if not 1 <= parts <= rows // 2:
+        raise UnsupportedError(f"an LM head of {rows} rows cannot be multiplied in {parts} parts")
+    step = _PAGE_BYTES // np.gcd(_PAGE_BYTES, row_bytes)
+    if step > rows // parts:
+        step = 2  # rows of four-bit integers lie two by two
+    starts = [int(rows * index // parts // step * step) for index in range(parts)]
+    return list(zip(starts, [*starts[1:], rows], strict=True))
+
+
+def part_name(name: str, index: int) -> str:
+    """Returns the name of a run of rows of a matrix that is stored or multiplied in several."""
+    return f"{name}.{index}"
+
+
+def joined(g: GraphBuilder, products: list[ir.Value]) -> ir.Value:
+    """Returns the products of the parts of a head as one."""
+    return products[0] if len(products) == 1 else g.op("Concat", *products, axis=-1)
 
 
 def _scaled_down(g: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value]:

@@ -9,10 +9,9 @@ import onnx_ir as ir
 from glimpse_export.adapter import Adapter
 from glimpse_export.architecture import SCORER_NORM_EPS, Architecture
 from glimpse_export.graphs.builder import GraphBuilder
-from glimpse_export.graphs.dialects import Dialect, Heads
-from glimpse_export.graphs.linear import linear_form
+from glimpse_export.graphs.dialects import Attention, Dialect, Heads
 from glimpse_export.graphs.matrix import matrix_of
-from glimpse_export.graphs.windows import WindowInputs, attend
+from glimpse_export.graphs.windows import WindowInputs
 from glimpse_export.precision import DEFAULT_PRECISION
 
 _RANGE_EPS = 1e-6
@@ -28,7 +27,7 @@ class ScorerAuthor:
         self._adapter = adapter
         self._dialect = dialect
         self._trace = trace
-        self._form = linear_form(DEFAULT_PRECISION)
+        self._form = dialect.linear(DEFAULT_PRECISION)
 
     def author(self, g: GraphBuilder) -> None:
         """Authors the scorer into an empty graph."""
@@ -36,26 +35,31 @@ class ScorerAuthor:
         maps = len(self._architecture.glimpse.selected_layers) * self._architecture.text.heads
         whole = g.input("attention", [maps, "context"])
         visual_rows = g.input("visual_rows", ["visual_tokens"], "int64")
-        attention = g.op("Transpose", g.op("Gather", whole, visual_rows, axis=1), perm=[1, 0])
+        seen = g.op("Transpose", g.op("Gather", whole, visual_rows, axis=1), perm=[1, 0])
         features = None
         if scorer.conditioned:
             features = g.input("features", [len(scorer.taps), "visual_tokens", vision.hidden_size])
         cos = g.input("cos", ["visual_tokens", scorer.head_dim // 2])
         sin = g.input("sin", ["visual_tokens", scorer.head_dim // 2])
-        windows = WindowInputs.declare(g, "visual_tokens", vision.window_tokens) if scorer.windowed else None
-        h = g.mark(self._linear(g, g.op("Unsqueeze", attention, g.integers(0)), "attn_in_proj"), "attn_in")
+        windows = None
+        if scorer.windowed:
+            windows = WindowInputs.declare(g, "visual_tokens", "token_slots", vision.window_tokens)
+            cos, sin = windows.arrange(g, cos, 0), windows.arrange(g, sin, 0)
+        heads = Heads(scorer.heads, scorer.heads, scorer.head_dim, scorer.size // scorer.heads)
+        attention = self._dialect.attention(g, cos, sin, heads, windows.keys if windows else None, self._form.compute)
+        h = g.mark(self._linear(g, g.op("Unsqueeze", seen, g.integers(0)), "attn_in_proj"), "attn_in")
         self._trace_hidden(g, h, 0)
         for index in range(len(scorer.taps)):
             condition = None
             if features is not None:
                 tap = g.op("Gather", features, g.integers(index), axis=0)
                 condition = self._linear(g, tap, f"cond_in_projs.{index}")
-            h = g.mark(self._block(g, h, condition, f"layers.{index}", cos, sin, windows), f"block.{index}")
+            h = g.mark(self._block(g, h, condition, f"layers.{index}", attention, windows), f"block.{index}")
             self._trace_hidden(g, h, index + 1)
         logits = self._linear(g, h, f"attn_out_projs.{len(scorer.taps) - 1}")
         rows = [g.reshape(logits, 1, -1)]
         if scorer.attention_row:
-            rows.insert(0, self._attention_row(g, attention))
+            rows.insert(0, self._attention_row(g, seen))
         stacked = g.op("Concat", *rows, axis=0)
         g.output(stacked, "token_logits", [len(rows), "visual_tokens"])
 
@@ -65,25 +69,22 @@ class ScorerAuthor:
         h: ir.Value,
         condition: ir.Value | None,
         prefix: str,
-        cos: ir.Value,
-        sin: ir.Value,
+        attention: Attention,
         windows: WindowInputs | None,
     ) -> ir.Value:
-        scorer = self._scorer
         normed = self._norm(g, h, f"{prefix}.norm1")
         if windows is not None:
             normed = windows.arrange(g, normed, 1)
             condition = None if condition is None else windows.arrange(g, condition, 1)
-            cos, sin = windows.arrange(g, cos, 0), windows.arrange(g, sin, 0)
         mixed = normed if condition is None else g.op("Concat", normed, condition, axis=-1)
-        q = self._dialect.rope(g, self._linear(g, mixed, f"{prefix}.attn.q_proj", bias=False), cos, sin)
-        k = self._dialect.rope(g, self._linear(g, mixed, f"{prefix}.attn.k_proj", bias=False), cos, sin)
+        q, k = (self._linear(g, mixed, f"{prefix}.attn.{name}_proj", bias=False) for name in "qk")
         v = self._linear(g, normed, f"{prefix}.attn.v_proj", bias=False)
-        heads = Heads(scorer.heads, scorer.heads, scorer.head_dim)
-        out = attend(g, self._dialect, (q, k, v), heads, (scorer.qk_size, scorer.size), windows)
+        out = attention.attend(g, q, k, v)
+        if windows is not None:
+            out = windows.restore(g, out)
         h = g.op("Add", h, self._linear(g, out, f"{prefix}.attn.o_proj", bias=False))
         normed = self._norm(g, h, f"{prefix}.norm2")
-        gate = self._dialect.activation(g, self._linear(g, normed, f"{prefix}.mlp.gate_proj"), scorer.activation)
+        gate = self._dialect.activation(g, self._linear(g, normed, f"{prefix}.mlp.gate_proj"), self._scorer.activation)
         inner = g.op("Mul", gate, self._linear(g, normed, f"{prefix}.mlp.up_proj"))
         return g.op("Add", h, self._linear(g, inner, f"{prefix}.mlp.down_proj"))
 

@@ -1,7 +1,8 @@
 """The vision encoder: patches in, visual tokens and the scorer's taps out.
 
 Patches stay in the image processor's order. Only attention depends on which patches share a window, so window blocks
-gather queries, keys and values by a host-computed index; there is no permutation of the hidden states to undo.
+gather the normed rows by a host-computed index before the projections, and scatter what attention gives back; there is
+no permutation of the hidden states to undo.
 """
 
 from functools import partial
@@ -11,9 +12,8 @@ import onnx_ir as ir
 from glimpse_export.architecture import VISION_NORM_EPS, Architecture
 from glimpse_export.checkpoint import Checkpoint
 from glimpse_export.graphs.builder import GraphBuilder
-from glimpse_export.graphs.dialects import Dialect, Heads
-from glimpse_export.graphs.linear import linear_form
-from glimpse_export.graphs.windows import WindowInputs, attend
+from glimpse_export.graphs.dialects import Attention, Dialect, Heads
+from glimpse_export.graphs.windows import WindowInputs
 from glimpse_export.precision import DEFAULT_PRECISION, INTEGER
 
 
@@ -51,9 +51,9 @@ class VisionAuthor:
 
     def __init__(self, architecture: Architecture, checkpoint: Checkpoint, dialect: Dialect, precision: str) -> None:
         """Prepares."""
-        self._form = linear_form(precision)
+        self._form = dialect.linear(precision)
         # Pixels carry detail that a few bits would lose, and the kernel is small: it is never rounded to integers.
-        self._kernel_form = linear_form(DEFAULT_PRECISION if precision in INTEGER else precision)
+        self._kernel_form = dialect.linear(DEFAULT_PRECISION if precision in INTEGER else precision)
         self._vision = architecture.vision
         self._taps = architecture.scorer.taps
         self._checkpoint = checkpoint
@@ -65,10 +65,14 @@ class VisionAuthor:
         x = g.input("pixel_values", ["patches", vision.patch_values])
         cos = g.input("cos", ["patches", vision.head_dim // 2])
         sin = g.input("sin", ["patches", vision.head_dim // 2])
-        windows = None
+        heads = Heads(vision.heads, vision.heads, vision.head_dim, vision.head_dim)
+        windows = windowed = whole = None
         if vision.has_windows:
-            windows = WindowInputs.declare(g, "patches", vision.window_tokens * vision.merge_unit)
-            window_rope = windows.arrange(g, cos, 0), windows.arrange(g, sin, 0)
+            windows = WindowInputs.declare(g, "patches", "window_slots", vision.window_tokens * vision.merge_unit)
+            tables = windows.arrange(g, cos, 0), windows.arrange(g, sin, 0)
+            windowed = self._dialect.attention(g, *tables, heads, windows.keys, self._form.compute)
+        if vision.full_attention:
+            whole = self._dialect.attention(g, cos, sin, heads, None, self._form.compute)
         kernel = self._checkpoint.matrix("visual.patch_embed.proj.weight")
         flat = self._kernel_form.multiply(g, x, kernel)
         h = g.mark(g.op("Unsqueeze", flat, g.integers(0)), "patch_embed")
@@ -76,10 +80,10 @@ class VisionAuthor:
         for block in range(vision.depth):
             prefix = f"visual.blocks.{block}"
             normed = self._norm(g, h, f"{prefix}.norm1")
-            if windows is None or block in vision.full_attention:
-                mixed = self._attention(g, normed, prefix, (cos, sin), None)
+            if block in vision.full_attention:
+                mixed = self._attention(g, normed, prefix, whole, None)
             else:
-                mixed = self._attention(g, windows.arrange(g, normed, 1), prefix, window_rope, windows)
+                mixed = self._attention(g, normed, prefix, windowed, windows)
             normed, h = self._dialect.add_rms_norm(
                 g, mixed, h, self._vector(g, f"{prefix}.norm2.weight"), VISION_NORM_EPS
             )
@@ -98,15 +102,16 @@ class VisionAuthor:
         g: GraphBuilder,
         x: ir.Value,
         prefix: str,
-        rope: tuple[ir.Value, ir.Value],
+        attention: Attention | None,
         windows: WindowInputs | None,
     ) -> ir.Value:
-        vision = self._vision
-        width = vision.hidden_size
+        assert attention is not None
+        if windows is not None:
+            x = windows.arrange(g, x, 1)
         q, k, v = (self._linear(g, x, f"{prefix}.attn.qkv", part=part) for part in range(3))
-        q, k = self._dialect.rope(g, q, *rope), self._dialect.rope(g, k, *rope)
-        heads = Heads(vision.heads, vision.heads, vision.head_dim)
-        out = attend(g, self._dialect, (q, k, v), heads, (width, width), windows)
+        out = attention.attend(g, q, k, v)
+        if windows is not None:
+            out = windows.restore(g, out)
         return self._linear(g, out, f"{prefix}.attn.proj", bounded=False)
 
     def _mlp(self, g: GraphBuilder, prefix: str, x: ir.Value) -> ir.Value:

@@ -39,7 +39,7 @@ class Engine(Protocol):
 
         Returns:
             All outputs, state tensors excepted. What was not given in ``outputs`` may be written over by the next
-            run; see ``Backend.own``.
+            run.
 
         Raises:
             Interrupted: the request ended before or within the run.
@@ -65,10 +65,12 @@ class Backend(Protocol):
     Attributes:
         name: the device it stands for.
         on_host: its tensors are numpy arrays, so looking at them costs nothing.
+        dialects: the dialects of graphs it runs, the best first.
     """
 
     name: str
     on_host: bool
+    dialects: tuple[str, ...]
 
     def allocate(self, shape: Sequence[int], dtype: str) -> Tensor:
         """Returns zeroed memory that graphs of this backend can read, write and extend in place."""
@@ -91,10 +93,6 @@ class Backend(Protocol):
 
     def copy(self, source: Tensor, target: Tensor) -> None:
         """Writes an array of the host, or a tensor, to a tensor of the same shape or of as many numbers."""
-        ...
-
-    def own(self, tensor: Tensor) -> Tensor:
-        """Returns an engine's output as a tensor that stays when the engine runs again."""
         ...
 
     def download(self, tensor: Tensor) -> Array:

@@ -15,6 +15,7 @@ class FakeBackend(HostMemory):
     """Host memory like the CPU backend's, engines that compute nothing."""
 
     name = "fake"
+    dialects: tuple[str, ...] = ("ort", "opset24", "plain")
 
     def __init__(self, merge_unit: int = 4) -> None:
         """Needs no library; ``merge_unit`` patches become one visual token."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from glimpse_runtime.backends.base import Tensor
 from glimpse_runtime.compaction import compact_rows
+from glimpse_runtime.errors import BackendError
 from glimpse_runtime.types import Array, IntArray
 
 
@@ -16,8 +17,17 @@ class HostMemory:
     on_host = True
 
     def allocate(self, shape: Sequence[int], dtype: str) -> Array:
-        """Returns a zeroed numpy array."""
-        return np.zeros(tuple(shape), dtype)
+        """Returns a zeroed numpy array.
+
+        Raises:
+            BackendError: numpy has no such type.
+        """
+        try:
+            return np.zeros(tuple(shape), dtype)
+        except TypeError:
+            raise BackendError(
+                f"a KV cache of {dtype} needs a GPU; export again with --kv-cache-precision fp32 or fp16"
+            ) from None
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> Array:
         """Returns a view; see ``Backend.rows``."""
@@ -26,10 +36,6 @@ class HostMemory:
     def copy(self, source: Tensor, target: Tensor) -> None:
         """Copies numbers; see ``Backend.copy``."""
         host(target)[...] = host(source).reshape(target.shape)
-
-    def own(self, tensor: Tensor) -> Array:
-        """Returns the tensor itself: no engine writes to it again."""
-        return host(tensor)
 
     def download(self, tensor: Tensor) -> Array:
         """Returns the tensor itself."""

@@ -25,12 +25,14 @@ _ARENA_WASTE_BYTES = 64 << 10
 # After a run on inputs of this size, a large image's patches, the arena is given back: the next stage needs less.
 _LARGE_RUN_BYTES = 8 << 20
 _PROVIDERS = ["CPUExecutionProvider"]
+_FOR_GPUS = "onnxruntime lacks an operator; a graph in bfloat16 needs a GPU; export again with --dialect ort"
 
 
 class OrtBackend(HostMemory):
     """Runs graphs with onnxruntime's CPU provider."""
 
     name = "cpu"
+    dialects: tuple[str, ...] = ("ort", "opset24", "plain")
 
     def __init__(self, threads: int | None = None) -> None:
         """Imports onnxruntime.
@@ -66,6 +68,8 @@ class OrtBackend(HostMemory):
         try:
             session = self._ort.InferenceSession(os.fspath(graph), self._options, providers=_PROVIDERS)
         except Exception as error:
+            if "NOT_IMPLEMENTED" in str(error):
+                raise BackendError(f"{graph}: {_FOR_GPUS} ({error})") from None
             raise BackendError(f"onnxruntime cannot load {graph}: {error}") from None
         return OrtEngine(self._ort, session, stage, state)
 
