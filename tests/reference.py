@@ -63,6 +63,7 @@ class Reference:
         self.size = self.config["hidden_size"] // self.heads
         self.last_lower = min(self.glimpse["reduce_layer"], self.layers - 1)
         self.last_rows = torch.zeros(0)
+        self.received = torch.zeros(0)
 
     @torch.no_grad()
     def run(self, request: Request) -> dict[str, np.ndarray]:
@@ -222,6 +223,12 @@ class Reference:
             y = self.rms(x, f"{name}.norm1", 1e-6)
             parts = self.linear(y, f"{name}.attn.qkv").view(len(x), 3, heads, -1).permute(1, 2, 0, 3)
             mask = places.same_image if block in c["fullatt_block_indexes"] else places.same_window
+            if block in c["fullatt_block_indexes"]:
+                q, k = (rotate(part, angles) for part in parts[:2])
+                own = places.for_patches(mask)
+                scores = (q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])).masked_fill(~own, -math.inf)
+                mean = scores.softmax(-1).mean(0).sum(0) / own.sum(0)
+                self.received = mean.view(-1, MERGE**2).sum(1)
             mixed = attend(rotate(parts[0], angles), rotate(parts[1], angles), parts[2], places.for_patches(mask))
             x = x + self.linear(mixed, f"{name}.attn.proj")
             x = x + self.mlp(self.rms(x, f"{name}.norm2", 1e-6), f"{name}.mlp", c["hidden_act"])

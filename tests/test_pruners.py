@@ -25,7 +25,8 @@ def given(
     text = rng.standard_normal((7, width)).astype(np.float32)
     cells = np.arange(count)
     positions = np.stack([np.zeros(count, np.int64), *np.divmod(cells, columns)])
-    return PrunerInput(0, rows, columns, cells, positions, keep, 0, {"embeds": embeds, "text": text, **arrays})
+    known = {"embeds": embeds, "text": text, "vision_attention": rng.random(count).astype(np.float32), **arrays}
+    return PrunerInput(0, rows, columns, cells, positions, keep, 0, known)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -89,6 +90,17 @@ def cdpruner_by_hand(image: PrunerInput, theta: float = 0.5) -> Mask:
     return as_mask(set(chosen), count)
 
 
+def visionzip_by_hand(image: PrunerInput) -> Mask:
+    """``CLIPVisionTower_VisionZip``: 54 of 64 by attention, 10 of 64 at even steps among the others."""
+    contextual = int(image.keep * 10 / 64)
+    order = sorted(range(len(image.cells)), key=lambda token: -image.vision_attention[token])
+    dominant = set(order[: image.keep - contextual])
+    filtered = [token for token in range(len(image.cells)) if token not in dominant]
+    step = max(1, len(filtered) // contextual) if contextual else 1
+    targets = [filtered[place] for place in range(0, len(filtered), step)][:contextual]
+    return as_mask(dominant | set(targets), len(image.cells))
+
+
 def uniform_by_hand(image: PrunerInput) -> Mask:
     count = len(image.cells)
     return as_mask({math.floor((step + 0.5) * count / image.keep) for step in range(image.keep)}, count)
@@ -101,6 +113,7 @@ def uniform_by_hand(image: PrunerInput) -> Mask:
         ("dart", dart_by_hand),
         ("divprune", divprune_by_hand),
         ("cdpruner", cdpruner_by_hand),
+        ("visionzip", visionzip_by_hand),
         ("uniform", uniform_by_hand),
     ],
 )
@@ -113,7 +126,7 @@ def test_masks_equal_the_formula(name: str, by_hand: Callable[[PrunerInput], Mas
     assert found.tolist() == by_hand(image)
 
 
-@pytest.mark.parametrize("name", ["dart", "divprune", "cdpruner", "uniform"])
+@pytest.mark.parametrize("name", ["dart", "divprune", "cdpruner", "visionzip", "uniform"])
 def test_masks_keep_exactly_what_is_asked(name: str) -> None:
     for keep in (0, 1, 2, 5, 34, 35):
         assert find(name).choose(given(1, keep=keep)).sum() == keep

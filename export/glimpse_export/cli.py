@@ -74,6 +74,11 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
     help="Products the LM head is made of; more than one saves memory in between on small boards.",
 )
 @click.option(
+    "--vision-attention",
+    is_flag=True,
+    help="Let the vision encoder also give the attention that visual tokens receive, for --pruner visionzip.",
+)
+@click.option(
     "--certify",
     type=click.Choice(CERTIFY_LEVELS),
     default="quick",
@@ -124,6 +129,7 @@ def export_model(options: dict[str, Any]) -> None:
         dialects=options["dialects"],
         precision=_precision(options),
         head_parts=options["head_parts"],
+        vision_attention=options["vision_attention"],
         max_context=options["max_context"],
         max_visual_tokens=options["max_visual_tokens"],
         budget=options["budget"],

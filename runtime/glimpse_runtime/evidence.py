@@ -55,6 +55,8 @@ class Evidence:
                 arrays["embeds"] = self.embeds(image, cells)
             if "features" in pruner.needs:
                 arrays["features"] = self._backend.download(image.features)[:, cells]
+            if "vision_attention" in pruner.needs and image.received is not None:
+                arrays["vision_attention"] = image.received[cells]
             positions = entry.positions[:, entry.visual_rows[own]]
             made.append(
                 PrunerInput(number, *image.grid.merged, cells, positions, int(keep[number]), seed, {**shared, **arrays})

@@ -22,7 +22,7 @@ from glimpse_runtime.pruning import Pruning
 from glimpse_runtime.rule import Rule
 from glimpse_runtime.stats import Stats
 from glimpse_runtime.types import Array, BoolArray, FloatArray, IntArray
-from glimpse_runtime.visual import Visual, VisualTokens
+from glimpse_runtime.visual import RECEIVED, Visual, VisualTokens
 
 Check = Callable[..., None]
 
@@ -59,8 +59,8 @@ class Selector:
         if not request.pruner.adaptive:
             rules.fixed_count(request, rule, total)
         for pruner in (request.pruner, request.first):
-            if pruner is not None and "weights" in pruner.needs:
-                require_weights(self._bundle, pruner.name)
+            if pruner is not None:
+                self._require(pruner)
         return min(total, rules.entering(request, rule, total) + len(rule.anchors))
 
     def enter(
@@ -129,6 +129,17 @@ class Selector:
                 keep = _spread(self._best(answers, entry, images, request, count), entered, False)
             keep = rules.add_anchors(keep, rule, grids)
         return keep, report_pruned(request, rule, scores, keep, entered, grids)
+
+    def _require(self, pruner: Pruner) -> None:
+        """Refuses a method that needs what the bundle does not have."""
+        if "weights" in pruner.needs:
+            require_weights(self._bundle, pruner.name)
+        vision = self._manifest.stages_of(self._manifest.dialects[0])["vision"]
+        if "vision_attention" in pruner.needs and all(output.name != RECEIVED for output in vision.outputs):
+            raise PruningError(
+                f"pruning method {pruner.name!r} needs attention of the vision encoder, which this bundle does not "
+                "give; export the model with --vision-attention"
+            )
 
     def _known_at_split(
         self,

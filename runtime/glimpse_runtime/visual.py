@@ -12,6 +12,8 @@ from glimpse_runtime.positions import patch_windows, token_rope, token_windows, 
 from glimpse_runtime.preprocess import Grid, Patches
 from glimpse_runtime.types import FloatArray, IntArray
 
+RECEIVED = "attention_received"
+"""The vision encoder's optional output."""
 Emit = Callable[[str, Tensor], None]
 
 
@@ -23,16 +25,19 @@ class VisualTokens:
         grid: its patch grid.
         embeds: (visual tokens, hidden) float32 of the backend, row-major on the merged grid.
         features: (taps, visual tokens, vision hidden) float32 of the backend, what the scorer reads.
+        received: (visual tokens,) share of attention that each receives; None where the bundle's vision encoder does
+            not give it.
     """
 
     grid: Grid
     embeds: Tensor
     features: Tensor
+    received: FloatArray | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes it holds."""
-        return self.embeds.nbytes + self.features.nbytes
+        return self.embeds.nbytes + self.features.nbytes + (self.received.nbytes if self.received is not None else 0)
 
 
 class Visual:
@@ -56,13 +61,14 @@ class Visual:
         count, taps = grid.visual_tokens, len(vision.taps)
         embeds = self._backend.allocate((count, self._manifest.text.hidden_size), "float32")
         features = self._backend.allocate((taps, count, vision.hidden_size), "float32")
-        self._vision.run(inputs, interrupt, {"image_embeds": embeds, "features": features})
+        out = self._vision.run(inputs, interrupt, {"image_embeds": embeds, "features": features})
+        received = self._backend.download(out[RECEIVED]).copy() if RECEIVED in out else None
         self._emit("pixel_values", image.pixel_values)
         self._emit("window_order", windows.order)
         self._emit("window_lengths", windows.lengths)
         self._emit("image_embeds", embeds)
         self._emit("visual_features", features)
-        return VisualTokens(grid, embeds, features)
+        return VisualTokens(grid, embeds, features, received)
 
     def score(
         self,

@@ -15,7 +15,7 @@ GLIMPSE_NEEDS = ("glimpse_attention", "glimpse_logits")
 """What takes the glimpse rows: without such a need they are not run."""
 SPLIT_NEEDS = (*ATTENTION_NEEDS, "glimpse_logits", "hidden")
 """What is known only behind the lower layers."""
-NEEDS = ("embeds", "text", "features", "weights", "keep_mask", *SPLIT_NEEDS)
+NEEDS = ("embeds", "text", "features", "vision_attention", "weights", "keep_mask", *SPLIT_NEEDS)
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,11 @@ class PrunerInput:
     def features(self) -> FloatArray:
         """(taps, tokens, vision hidden) float32: outputs of vision blocks, what the glimpse's scorer reads."""
         return self._array("features")
+
+    @property
+    def vision_attention(self) -> FloatArray:
+        """(tokens,) float32: share of the vision encoder's last full attention that each token receives."""
+        return self._array("vision_attention")
 
     @property
     def attention(self) -> FloatArray:

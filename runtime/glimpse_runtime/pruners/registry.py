@@ -18,6 +18,7 @@ BUILT_IN = (
     "dart",
     "divprune",
     "cdpruner",
+    "visionzip",
     "covipal",
     "uniform",
     "random",
