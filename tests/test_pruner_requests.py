@@ -160,8 +160,9 @@ def test_unpruned_and_text_requests_name_no_method(pocket: Session) -> None:
 def test_a_scene_answers_as_a_fresh_question_does(photo: np.ndarray, pre: str) -> None:
     staged, plain = Pruning(pre=pre, pre_keep=0.5), Pruning()
     alone = Pruning(method=pre, max_keep_ratio=0.4)
+    as_many = Pruning(pre="random", pre_keep=0.5, seed=7)
     with load(scene_cache_bytes=0) as fresh, load() as vlm, vlm.encode(photo) as scene:
-        for request in (plain, staged, staged, alone, plain, staged, Pruning(enabled=False)):
+        for request in (plain, staged, as_many, staged, alone, plain, staged, Pruning(enabled=False)):
             for question in (QUESTION, OTHER):
                 expected = fresh.ask(photo, question, pruning=request, max_new_tokens=5)
                 for found in (

@@ -9,11 +9,12 @@ from typing import Any
 import conformance
 import numpy as np
 import pytest
+from conftest import options
 from factory import IDS_THAT_END, IMAGE_RULES, SAFE, Case, make_case, write_model
 from PIL import Image
 from reference import Reference, Request, margin, patches
 
-from glimpse_export import ExportOptions, export
+from glimpse_export import export
 from glimpse_runtime import PruneReport, Pruning, PruningError, Session
 from glimpse_runtime.bundle import Bundle
 
@@ -62,13 +63,15 @@ class World:
         return np.concatenate(self.trace["logits_step"])
 
 
-@pytest.fixture(scope="module", params=MODELS)
+CASES = [(name, "ort") for name in MODELS] + [("whole images", "opset24"), ("windows, log-softmax", "plain")]
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder = write_model(tmp_path_factory.mktemp("two") / "model", **MODELS[request.param])
-    options = ExportOptions(
-        str(folder / "base"), str(folder / "adapter"), tokenizer=False, trace=True, certify="off", max_context=128
-    )
-    bundle = Bundle.open(export(options, folder.parent / "bundle"))
+    model, dialect = request.param
+    folder = write_model(tmp_path_factory.mktemp("two") / "model", **MODELS[model])
+    asked = options(folder, dialects=(dialect,), trace=True, max_context=128)
+    bundle = Bundle.open(export(asked, folder.parent / "bundle"))
     cases = {
         "one": make_case(folder, "one", ((140, 112),)),
         "two": make_case(folder, "two", TWO),
