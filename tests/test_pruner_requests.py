@@ -17,6 +17,7 @@ from conftest import ROOT
 from glimpse_runtime import BundleFormatError, PromptError, Pruning, PruningError, Session, load
 from glimpse_runtime.bundle import packaged_bundle, sha256_of
 from glimpse_runtime.pruners import GROUP, find, names
+from glimpse_runtime.selection import _quotas
 
 QUESTION = "What colour is the circle?"
 OTHER = "How many stars are there?"
@@ -121,6 +122,15 @@ def test_a_method_keeps_its_share_and_says_so(pocket: Session, photo: np.ndarray
         assert lowest >= max(rest)
 
 
+def test_the_budget_is_shared_by_size_and_what_rounding_leaves_by_fraction() -> None:
+    assert _quotas([96, 64], 48).tolist() == [29, 19]
+    assert _quotas([64, 96], 48).tolist() == [19, 29]
+    assert _quotas([10, 10, 10], 8).tolist() == [3, 3, 2]
+    assert _quotas([1, 1, 98], 50).tolist() == [1, 0, 49]
+    assert _quotas([0, 5], 5).tolist() == [0, 5]
+    assert _quotas([3, 4], 0).tolist() == [0, 0]
+
+
 def test_the_first_stage_is_reported(pocket: Session, photo: np.ndarray) -> None:
     report = pocket.ask(photo, QUESTION, pruning=Pruning(pre="dart", pre_keep=0.5, threshold=0.0)).pruning
     assert (report.method, report.pre, report.pre_kept, report.kept) == ("glimpse", "dart", 48, 48)
@@ -191,6 +201,7 @@ def test_a_scene_is_made_for_its_first_stage(photo: np.ndarray) -> None:
         with vlm.encode(photo, pruning=Pruning(pre="dart", pre_keep=0.5)) as scene:  # depends on the question
             assert scene._state.prefix is None  # type: ignore[union-attr]
             assert scene.ask(QUESTION).pruning.pre_kept == 48
+            assert scene._state.prefix is None  # type: ignore[union-attr]  (it would serve no other question)
 
 
 def test_what_is_dropped_before_layer_0_needs_no_room(photo: np.ndarray) -> None:

@@ -68,15 +68,15 @@ class Evidence:
         found: FloatArray = self._backend.download(image.embeds)[cells]
         return found
 
-    def attention(self, attention: Tensor, columns: int, entry: Entry) -> FloatArray:
+    def attention(self, attention: Tensor, entry: Entry) -> FloatArray:
         """Returns the (maps, entered) shares of the last row's attention.
 
         Args:
-            attention: (maps, columns or more) as the lower graph gives it, scores or their log-softmax.
-            columns: keys that the row saw.
+            attention: (maps, columns) as the lower graph gives it, scores or their log-softmax: large negative
+                numbers where there is no key, so that they take no share.
             entry: the prompt.
         """
-        logs = self._backend.download(attention)[:, :columns]
+        logs = self._backend.download(attention)
         weights = np.exp(logs - logs.max(axis=1, keepdims=True))
         shares: FloatArray = (weights / weights.sum(axis=1, keepdims=True))[:, entry.visual_rows]
         return shares

@@ -159,10 +159,9 @@ class Selector:
             known["hidden"] = self._evidence.hidden(hidden, entry)
         if any(need in needs for need in ("attention", "glimpse_attention", "glimpse_logits")):
             self._check_finite("lower", attention)
-        columns = len(entry.ids) + self.glimpse_rows(entry.prompt, request)
         for need in ("attention", "glimpse_attention"):
             if need in needs:
-                known[need] = self._evidence.attention(attention, columns, entry)
+                known[need] = self._evidence.attention(attention, entry)
         if "glimpse_logits" in needs:
             logits = self._visual.score(attention, entry.visual_rows, images, entry.cells(), interrupt)
             require_finite("score", self._manifest.precision, logits)
