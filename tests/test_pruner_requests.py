@@ -243,6 +243,8 @@ def test_a_request_ends_between_the_choices_for_two_images(install: Install, pho
         ("return np.full(len(given.cells), np.nan)", "with NaN"),
         ("return np.zeros(len(given.cells), int)", "gave int64"),
         ("raise OSError('no file')", "failed: OSError: no file"),
+        ("return given.cells >= 0", "kept 96 tokens before layer 0, it may keep 1 to 48"),
+        ("return given.cells < 0", "kept 0 tokens before layer 0, it may keep 1 to 48"),
         ("return given.features", "reads 'features' without having it"),
     ],
 )
@@ -277,6 +279,16 @@ def test_a_method_at_the_split_of_another_package(install: Install, pocket: Sess
     report = pocket.ask([photo, photo[:, :224]], QUESTION, pruning=request).pruning
     assert report.kept == int(0.25 * report.total)
     assert (report.scores[0][report.pre_masks[0]] != 0).all()
+
+
+def test_nothing_may_enter(pocket: Session, photo: np.ndarray) -> None:
+    for method in ("dart", "random", "cdpruner"):
+        request = Pruning(method=method, max_keep_ratio=0.0, min_keep=0)
+        answer = pocket.ask([photo, photo[1:]], QUESTION, pruning=request)
+        assert (answer.pruning.kept, answer.pruning.method) == (0, method)
+        assert answer.text
+        with pocket.encode(photo, pruning=request) as scene:
+            assert scene.ask(QUESTION).pruning.kept == 0
 
 
 def test_a_mask_of_another_package_is_taken_as_it_is(install: Install, pocket: Session, photo: np.ndarray) -> None:

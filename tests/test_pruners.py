@@ -263,4 +263,6 @@ def test_a_method_gets_what_it_asks_for_and_no_more() -> None:
         Pruner("x", BEFORE, ("attention",), "", lambda given: given.cells)
     with pytest.raises(PruningError, match="place must be one of"):
         Pruner("x", "after", (), "", lambda given: given.cells)
+    with pytest.raises(PruningError, match="none can be adaptive"):
+        Pruner("x", BEFORE, (), "", lambda given: given.cells, adaptive=True)
     assert Pruner("x", SPLIT, ("attention",), "", lambda given: given.cells).ranks_attention

@@ -17,6 +17,7 @@ from glimpse_runtime.finite import require_finite
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.manifest_checks import STAGES
 from glimpse_runtime.positions import TextRope
+from glimpse_runtime.prefix import Prefix
 from glimpse_runtime.preprocess import Grid, Patches
 from glimpse_runtime.prompt import Prompt, place
 from glimpse_runtime.prune_report import PruneReport, report_unpruned
@@ -31,35 +32,6 @@ Trace = Callable[[str, Array], None]
 
 # Prefill runs so many rows at a time at most: what attention and MLP need in between grows with it, speed does not.
 ROWS_AT_ONCE = 512
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """The start of a prompt after the lower layers: all that does not depend on the question.
-
-    Attributes:
-        ids: (tokens,) what entered layer 0, up to the last visual token.
-        positions: (3, tokens) their positions, which tell which visual tokens they are.
-        hidden: (1, tokens, hidden) float32 after layer K, of the backend.
-        cache: the rows of the lower layers' KV cache.
-    """
-
-    ids: IntArray
-    positions: IntArray
-    hidden: Tensor
-    cache: list[Tensor]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes it holds."""
-        own = self.ids.nbytes + self.positions.nbytes + self.hidden.nbytes
-        return own + sum(rows.nbytes for rows in self.cache)
-
-    def starts(self, entry: Entry) -> bool:
-        """Whether an entry starts with these tokens at these places."""
-        count = len(self.ids)
-        same = np.array_equal(self.ids, entry.ids[:count])
-        return same and np.array_equal(self.positions, entry.positions[:, :count])
 
 
 class Pipeline:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from glimpse_runtime.errors import SessionError
-from glimpse_runtime.pipeline import Prefix
+from glimpse_runtime.prefix import Prefix
 from glimpse_runtime.preprocess import Grid
 from glimpse_runtime.pruning import Pruning
 from glimpse_runtime.request import DEFAULT_MAX_NEW_TOKENS, make_request

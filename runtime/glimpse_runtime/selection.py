@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from glimpse_runtime import rule as rules
+from glimpse_runtime.attention_options import pick_apart, weigh
 from glimpse_runtime.backends import Backend, Tensor
 from glimpse_runtime.bundle import Bundle, EmbeddingTable
 from glimpse_runtime.entry import Entry
@@ -16,8 +17,6 @@ from glimpse_runtime.prompt import Prompt
 from glimpse_runtime.prune_report import PruneReport, report_pruned
 from glimpse_runtime.pruner_weights import require_weights
 from glimpse_runtime.pruners import BEFORE, Pruner, PrunerInput
-from glimpse_runtime.pruners.neighbour_suppression import centred, pick
-from glimpse_runtime.pruners.position_debias import debias
 from glimpse_runtime.pruning import Pruning
 from glimpse_runtime.rule import Rule
 from glimpse_runtime.stats import Stats
@@ -76,6 +75,11 @@ class Selector:
             answers = self._ask(pruner, whole, images, request, count, {}, interrupt)
             scores = None if answers.dtype == np.bool_ else answers
             entered = answers if scores is None else rules.select_best(scores, count)
+            if not min(count, 1) <= int(entered.sum()) <= count:  # room was made for so many rows and no more
+                raise PruningError(
+                    f"pruning method {pruner.name!r} kept {int(entered.sum())} tokens before layer 0, it may keep 1 to "
+                    f"{count}"
+                )
             entered = rules.add_anchors(entered, rule, prompt.grids)
             return Entry.of(prompt, self._manifest.tokens.image, entered, scores)
 
@@ -124,7 +128,7 @@ class Selector:
                 scores = _spread(answers, entered, -np.inf)
                 keep = rules.select(scores, rule, grids)
             else:
-                answers = self._weigh(answers, entry, request)
+                answers = weigh(answers, entry, request)
                 scores = _spread(answers, entered, 0)
                 keep = _spread(self._best(answers, entry, images, request, count), entered, False)
             keep = rules.add_anchors(keep, rule, grids)
@@ -188,34 +192,14 @@ class Selector:
             raise PruningError(f"pruning method {pruner.name!r} gave scores for one image and a mask for another")
         return np.concatenate(answers)
 
-    def _weigh(self, scores: FloatArray, entry: Entry, request: Pruning) -> FloatArray:
-        """Applies the options that change attention scores, image by image."""
-        weighed, taken = [], 0
-        for grid, cells in zip(entry.grids, entry.cells(), strict=True):
-            own = scores[taken : taken + len(cells)]
-            taken += len(cells)
-            if request.position_debias:
-                own = debias(own, cells)
-            if request.neighbour_suppression:
-                own = centred(own, cells, *grid.merged)
-            weighed.append(own)
-        return np.concatenate(weighed)
-
     def _best(
         self, scores: FloatArray, entry: Entry, images: Sequence[VisualTokens], request: Pruning, count: int
     ) -> BoolArray:
         """Chooses ``count`` of (entered,) scores."""
         if not request.neighbour_suppression:
             return rules.select_best(scores, count)
-        cells = entry.cells()
-        embeds = [self._evidence.embeds(image, own) for image, own in zip(images, cells, strict=True)]
-        places = [
-            np.stack([np.full(len(own), number), *np.divmod(own, grid.merged[1])])
-            for number, (grid, own) in enumerate(zip(entry.grids, cells, strict=True))
-        ]
-        keep = np.zeros(len(scores), np.bool_)
-        keep[pick(scores, np.concatenate(embeds), np.concatenate(places, axis=1), count)] = True
-        return keep
+        embeds = [self._evidence.embeds(image, own) for image, own in zip(images, entry.cells(), strict=True)]
+        return pick_apart(scores, entry, np.concatenate(embeds), count)
 
     def _rule(self, request: Pruning) -> Rule:
         return rules.merge(request, self._manifest.pruning)

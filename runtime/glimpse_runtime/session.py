@@ -22,7 +22,8 @@ from glimpse_runtime.images import read_image
 from glimpse_runtime.interrupt import Interrupt, Interrupted
 from glimpse_runtime.locate import locate
 from glimpse_runtime.memory import memory_of_files
-from glimpse_runtime.pipeline import Pipeline, Prefix, Trace
+from glimpse_runtime.pipeline import Pipeline, Trace
+from glimpse_runtime.prefix import Prefix
 from glimpse_runtime.preprocess import Grid, Patches, patch_grid, patchify
 from glimpse_runtime.prompt import Prompt, build_prompt, place
 from glimpse_runtime.prune_report import report_unpruned

@@ -116,9 +116,10 @@ class Pruner:
         needs: names of ``PrunerInput``'s arrays that it reads, of ``NEEDS``.
         source: paper, arXiv id and reference code.
         choose: is called once per image. It returns (tokens,) scores, higher is kept and all images of the prompt
-            are ranked together, or a (tokens,) bool keep mask, which is taken as it is.
-        adaptive: its scores are logits to which the threshold, the cap and the minimum apply. Others keep exactly
-            the share that the request gives.
+            are ranked together, or a (tokens,) bool keep mask, which is taken as it is; before layer 0 it may keep no
+            more than ``PrunerInput.keep``.
+        adaptive: its scores are logits to which the threshold, the cap and the minimum apply; only at the split.
+            Others keep exactly the share that the request gives.
     """
 
     name: str
@@ -137,6 +138,8 @@ class Pruner:
         if self.place not in PLACES:
             raise PruningError(f"pruning method {self.name!r}: place must be one of {PLACES}, found {self.place!r}")
         possible = NEEDS if self.place == SPLIT else tuple(need for need in NEEDS if need not in SPLIT_NEEDS)
+        if self.adaptive and self.place != SPLIT:
+            raise PruningError(f"pruning method {self.name!r} acts before layer 0, where none can be adaptive")
         unknown = [need for need in self.needs if need not in possible]
         if unknown:
             raise PruningError(

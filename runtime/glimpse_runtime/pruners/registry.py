@@ -2,7 +2,6 @@
 
 import importlib
 from functools import cache
-from importlib import metadata
 
 from glimpse_runtime.errors import PruningError
 from glimpse_runtime.pruners.base import Pruner
@@ -28,6 +27,8 @@ BUILT_IN = (
 
 def names() -> tuple[str, ...]:
     """Returns the names of all methods, the package's own first."""
+    from importlib import metadata  # what only other packages need is not imported for everybody
+
     others = {point.name for point in metadata.entry_points(group=GROUP)}
     return (*BUILT_IN, *sorted(others - set(BUILT_IN)))
 
@@ -43,6 +44,8 @@ def find(name: str) -> Pruner:
         module = importlib.import_module(f"glimpse_runtime.pruners.{name.replace('-', '_')}")
         own: Pruner = module.PRUNER
         return own
+    from importlib import metadata
+
     for point in metadata.entry_points(group=GROUP, name=name):
         try:
             found = point.load()
