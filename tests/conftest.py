@@ -158,11 +158,6 @@ def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
 
 
-def work_of(out: Path) -> Path:
-    """Where an export to ``out`` keeps its work."""
-    return out.parent / f".{out.name}.work"
-
-
 FAKE_TENSORRT = Path(__file__).parent / "fake_tensorrt"
 
 
@@ -184,6 +179,11 @@ def fake_tensorrt(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatc
     sys.modules.update(real)
 
 
+def work_of(out: Path) -> Path:
+    """Where an export to ``out`` keeps its work."""
+    return out.parent / f".{out.name}.work"
+
+
 @pytest.fixture(scope="session")
 def engine_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pocket in the dialects that TensorRT imports, in float16."""
@@ -195,3 +195,14 @@ def engine_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     precision = Precision.choose("fp16", gpu=True)
     made = ExportOptions("pocket", dialects=("opset24", "plain"), precision=precision, certify="off")
     return export(made, tmp_path_factory.mktemp("engines") / "pocket")
+
+
+@pytest.fixture(scope="session")
+def traced_bundle(tmp_path_factory: pytest.TempPathFactory, golden: Path) -> Path:
+    """The golden model in the dialects that TensorRT imports, with the outputs that tracing adds."""
+    pytest.importorskip("onnx_ir")
+    pytest.importorskip("torch")
+    from glimpse_export import export
+
+    made = options(golden, dialects=("opset24", "plain"), trace=True)
+    return export(made, tmp_path_factory.mktemp("traced") / "bundle")

@@ -12,19 +12,21 @@ from types import TracebackType
 import numpy as np
 from PIL import Image
 
-from glimpse_runtime import pruning as rules
 from glimpse_runtime.answer import Answer
 from glimpse_runtime.backends import open_backend
 from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.certificate import warn_if_uncertified
+from glimpse_runtime.entry import Entry
 from glimpse_runtime.errors import InputError, PromptError, SessionError
 from glimpse_runtime.images import read_image
 from glimpse_runtime.interrupt import Interrupt, Interrupted
 from glimpse_runtime.locate import locate
 from glimpse_runtime.memory import memory_of_files
 from glimpse_runtime.pipeline import Pipeline, Trace
+from glimpse_runtime.prefix import Prefix
 from glimpse_runtime.preprocess import Grid, Patches, patch_grid, patchify
 from glimpse_runtime.prompt import Prompt, build_prompt, place
+from glimpse_runtime.prune_report import report_unpruned
 from glimpse_runtime.pruning import Pruning
 from glimpse_runtime.request import (
     DEFAULT_MAX_NEW_TOKENS,
@@ -33,7 +35,6 @@ from glimpse_runtime.request import (
     frames_of,
     make_request,
     newest_stamp,
-    seconds,
 )
 from glimpse_runtime.sampling import Sampler, Sampling
 from glimpse_runtime.scene import Scene, SceneCache, SceneState, content_key
@@ -61,8 +62,9 @@ def load(
     Args:
         bundle: the bundle's folder, or the id ``owner/name`` or ``owner/name@revision`` of one on the hub, which is
             downloaded once (extra ``hub``); a folder of that name comes first. None is the packaged pocket model.
-        device: where to run; ``cpu``.
-        threads: CPU threads per operator; None lets the engine choose.
+        device: where to run: ``cpu``; ``cuda`` for ONNX Runtime on a GPU; ``tensorrt`` or ``tensorrt-rtx`` for
+            engines that ``glimpse-export --target`` has built on this machine.
+        threads: CPU threads per operator; None lets the engine choose. Not for TensorRT.
         max_pixels: shrink images to at most this many pixels; None, or more than the bundle's limit, is that limit.
         scene_cache_bytes: memory for the last images asked about, so that asking about the same image again is
             fast; 0 keeps nothing, right for a camera whose frames never repeat.
@@ -81,10 +83,15 @@ def load(
         raise InputError(f"warmup must be one of {', '.join(WARMUPS)}, found {warmup!r}")
     opened = Bundle.open(locate(bundle), verify=verify)
     warn_if_uncertified(opened)
-    pipeline = Pipeline(opened, open_backend(device, threads), trace)
-    if warmup != "off":
-        pipeline.warm_up(largest=warmup == "largest")
-    return Session(opened, pipeline, max_pixels, scene_cache_bytes)
+    backend = open_backend(device, threads)
+    try:
+        pipeline = Pipeline(opened, backend, trace)
+        if warmup != "off":
+            pipeline.warm_up(largest=warmup == "largest")
+        return Session(opened, pipeline, max_pixels, scene_cache_bytes)
+    except BaseException:
+        backend.close()
+        raise
 
 
 class Session:
@@ -187,11 +194,20 @@ class Session:
             self._open_pipeline().check(prompt, request.pruning)
         return self._answer(prompt, scene, pictures, request)
 
-    def encode(self, images: Images, *, encoding: str | None = None, timeout: float | None = None) -> Scene:
+    def encode(
+        self,
+        images: Images,
+        *,
+        pruning: Pruning | None = None,
+        encoding: str | None = None,
+        timeout: float | None = None,
+    ) -> Scene:
         """Runs everything about some images that does not depend on a question.
 
         Args:
             images: at least one image; see ``ask``.
+            pruning: options of the questions that give none of their own; the scene is made for what enters layer 0
+                by them, unless that depends on the question.
             encoding: channel order of image arrays.
             timeout: seconds it may take.
 
@@ -199,22 +215,25 @@ class Session:
             InputError: an image cannot be used, or there is none.
             SessionError: the session is closed or busy, or it was ended by its deadline or ``cancel``.
         """
-        stats, interrupt = Stats(), Interrupt(seconds(timeout))
+        request = make_request(pruning or Pruning(enabled=False), None, 1, timeout)
+        stats, interrupt = request.stats, request.interrupt
         self._begin(interrupt)
         scene, pictures = self._read(images, encoding)
         if not pictures:
             raise InputError("a scene needs at least one image; ask(None, question) asks without")
         prompt = self._build_prompt("?", scene.grids, None, ())
         pipeline = self._open_pipeline()
-        pipeline.check(prompt, Pruning(enabled=False))
+        pipeline.check(prompt, request.pruning)
         self._finish_earlier_answer(interrupt)
         with self._turn():
             try:
                 self._encode_into(scene, pictures, stats, interrupt)
-                scene.prefix = pipeline.prefix(prompt, scene.visual, stats, interrupt)
+                if not request.pruning.enters_by_question:
+                    entry = pipeline.enter(prompt, scene.visual, request.pruning, stats, interrupt)
+                    self._prefix(scene, entry, request, always=True)
             except Interrupted:
                 raise SessionError(f"the scene was not finished: {interrupt.reason}") from None
-        return Scene(self, scene)
+        return Scene(self, scene, pruning)
 
     def cancel(self) -> None:
         """Ends the request that is running, from any thread; its answer keeps the text it has."""
@@ -225,11 +244,14 @@ class Session:
     def memory_plan(self) -> dict[str, int]:
         """Returns bytes by purpose: KV caches, memory-mapped embedding table, weights, cached scenes now and at most.
 
-        Scenes made by ``encode`` are the caller's and come on top.
+        With a device there is also ``device_bytes``: all of its memory that is held beside the weights, KV caches
+        included. Scenes made by ``encode`` are the caller's and come on top.
         """
+        pipeline = self._open_pipeline()
         return {
-            "kv_cache_bytes": self._open_pipeline().cache_bytes,
+            "kv_cache_bytes": pipeline.cache_bytes,
             **memory_of_files(self.bundle.manifest),
+            **pipeline.device_memory,
             "scene_bytes": self._scenes.nbytes,
             "scene_limit_bytes": self._scenes.limit_bytes,
         }
@@ -276,7 +298,7 @@ class Session:
         pipeline, stats, interrupt = self._open_pipeline(), request.stats, request.interrupt
         self._finish_earlier_answer(interrupt)
         sampler = Sampler(request.sampling, prompt.ids, self.bundle.manifest.generation.repetition_penalty)
-        report = rules.report_unpruned(prompt.grids, "the request ended before pruning")
+        report = report_unpruned(prompt.grids, "the request ended before pruning")
         first: int | None = None
         with self._turn():
             try:
@@ -286,12 +308,11 @@ class Session:
                     scene.visual, scene.prefix = known.visual, known.prefix
                 elif pictures:
                     self._encode_into(scene, pictures, stats, interrupt)
-                if self._keeps_start(scene, prompt, always=pictures is None):
-                    if _starts_otherwise(scene, prompt):
-                        scene.prefix = pipeline.prefix(prompt, scene.visual, stats, interrupt)
-                    if key:
-                        self._scenes.put(key, scene)
-                logits, report = pipeline.prefill(prompt, scene.visual, scene.prefix, request.pruning, stats, interrupt)
+                entry = pipeline.enter(prompt, scene.visual, request.pruning, stats, interrupt)
+                prefix = self._prefix(scene, entry, request, always=pictures is None)
+                if key:
+                    self._scenes.put(key, scene)
+                logits, report = pipeline.prefill(entry, scene.visual, prefix, request.pruning, stats, interrupt)
                 first = sampler.choose(logits)
             except Interrupted:
                 pass  # the answer says so by its reason
@@ -347,12 +368,18 @@ class Session:
         # One after the other: patches take more memory than what is made of them.
         scene.visual = [pipeline.encode(patches(picture), stats, interrupt) for picture in pictures]
 
-    def _keeps_start(self, scene: SceneState, prompt: Prompt, always: bool) -> bool:
-        """Whether the prompt's start is worth keeping: it has images and text after them, and there is room."""
-        if not scene.visual or prompt.ids[-1] == self.bundle.manifest.tokens.image:
-            return False
-        needed_bytes = self._open_pipeline().prefix_bytes(len(prompt.ids)) + sum(image.nbytes for image in scene.visual)
-        return always or needed_bytes <= self._scenes.limit_bytes
+    def _prefix(self, scene: SceneState, entry: Entry, request: Request, always: bool) -> Prefix | None:
+        """Returns what is known of the entry's start; a start that other questions share is run and kept."""
+        if scene.prefix is not None and scene.prefix.starts(entry):
+            return scene.prefix
+        if not _has_start(entry) or request.pruning.enters_by_question:
+            return None
+        pipeline = self._open_pipeline()
+        needed_bytes = pipeline.prefix_bytes(len(entry.ids)) + sum(image.nbytes for image in scene.visual)
+        if not always and needed_bytes > self._scenes.limit_bytes:
+            return None
+        scene.prefix = pipeline.prefix(entry, scene.visual, request.stats, request.interrupt)
+        return scene.prefix
 
     def _build_prompt(
         self, question: str, grids: Sequence[Grid], system: str | None, turns: Sequence[tuple[str, str]]
@@ -398,7 +425,6 @@ class Session:
         return array.astype(np.int64)
 
 
-def _starts_otherwise(scene: SceneState, prompt: Prompt) -> bool:
-    """Whether the prompt does not start as the scene's prefix does, or there is none."""
-    prefix = scene.prefix
-    return prefix is None or not np.array_equal(prefix.ids, prompt.ids[: len(prefix.ids)])
+def _has_start(entry: Entry) -> bool:
+    """Whether an entry has visual tokens and text behind them."""
+    return len(entry.visual_rows) > 0 and int(entry.visual_rows[-1]) < len(entry.ids) - 1

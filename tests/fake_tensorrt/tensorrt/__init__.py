@@ -2,8 +2,13 @@
 
 import os
 
-from fake_trt import builder, parser
+from fake_trt import builder, parser, runtime
 from fake_trt.registry import IPluginRegistry
+from fake_trt.runtime import (  # noqa: F401
+    CudaGraphStrategy,
+    ExecutionContextAllocationStrategy,
+    TensorLocation,
+)
 from fake_trt.types import (  # noqa: F401
     BuilderFlag,
     ComputeCapability,
@@ -27,6 +32,11 @@ class Builder(builder.Builder):
 
 
 class OnnxParser(parser.OnnxParser):
+    settings = _SETTINGS
+    registry = _REGISTRY
+
+
+class Runtime(runtime.Runtime):
     settings = _SETTINGS
     registry = _REGISTRY
 
