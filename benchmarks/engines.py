@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--target", default="tensorrt-rtx", choices=("tensorrt", "tensorrt-rtx"))
     parser.add_argument("--dialect")
-    parser.add_argument("--plugin", action="store_true", help="compile and use the compaction plugin")
+    parser.add_argument("--plugin", action="store_true", help="insist on the compaction plugin")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     options = BuildOptions(arguments.target, dialect=arguments.dialect, plugin=arguments.plugin)

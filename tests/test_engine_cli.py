@@ -172,6 +172,21 @@ def test_an_export_for_elsewhere_says_what_to_run_there(
     assert "the Python module tensorrt is not installed" in done.stderr
 
 
+def test_a_bundle_outlives_engines_that_cannot_be_built(
+    export: Export, fake_tensorrt: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    fake_tensorrt.setenv("FAKE_TENSORRT_FAULT", "build")
+    words = ("--model", "pocket", "--target", "tensorrt", "--no-plugin", "--certify", "off", "--out", tmp_path / "out")
+    with pytest.raises(BuildError, match="Could not find any implementation"):
+        export(*words)
+    assert Bundle.open(tmp_path / "out").manifest.dialects == ("opset24",)
+    fake_tensorrt.delenv("FAKE_TENSORRT_FAULT")
+    done = export(*words)
+    assert "nothing to do, unchanged" in done.stderr
+    assert "5 engines for Orin (8.7)" in done.stderr
+
+
 # What is filled in.
 
 

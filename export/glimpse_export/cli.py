@@ -15,7 +15,7 @@ from glimpse_models.listing import listing
 from glimpse_runtime import terminal
 
 _COUNT = click.IntRange(min=1)
-_FOR_BUNDLES = ("bundle", "target", "board", "dialects", "no_plugin", "budget", "force", "dry_run", "as_json", "debug")
+_FOR_BUNDLES = ("bundle", "target", "board", "dialects", "plugin", "budget", "force", "dry_run", "as_json", "debug")
 
 
 def _budget(context: click.Context, option: click.Parameter, value: str | None) -> Budget | None:
@@ -33,8 +33,7 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
 )
 @click.option(
     "--bundle",
-    type=click.Path(path_type=Path),
-    metavar="BUNDLE",
+    metavar="BUNDLE|HUB-ID",
     help="Build the engines of this bundle, on the machine that will run them.",
 )
 @click.option(
@@ -102,7 +101,11 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
     help="Refuse what would need more memory at run time than 8GiB, 6000MB or the like, or than is left on a board. "
     "With --bundle: what a build may take; by default what is free.",
 )
-@click.option("--no-plugin", is_flag=True, help="Build engines without the CUDA plugin; needs no nvcc.")
+@click.option(
+    "--plugin/--no-plugin",
+    default=None,
+    help="Insist on the CUDA plugin for compaction, or do without. By default it is used where it can be compiled.",
+)
 @click.option("--dry-run", is_flag=True, help="Check everything, print sizes, memory and times; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print the plan as one JSON object.")
 @click.option(
@@ -167,13 +170,15 @@ def build(words: dict[str, Any]) -> None:
     """Builds the engines of a bundle, or says what there would be to build."""
     from glimpse_export.engines import plan_text
     from glimpse_export.engines.builder import build_engines, plan_engines
+    from glimpse_runtime.locate import locate
 
+    folder = locate(words["bundle"])
     options = build_options(words, words["dialects"][0] if words["dialects"] else None)
     if words["dry_run"]:
-        planned = plan_engines(words["bundle"], options, _progress)
+        planned = plan_engines(folder, options, _progress)
         click.echo(plan_text.to_json(planned) if words["as_json"] else plan_text.describe(planned))
         return
-    for engine in build_engines(words["bundle"], options, terminal.note):
+    for engine in build_engines(folder, options, terminal.note):
         click.echo(engine.path)
 
 

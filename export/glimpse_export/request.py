@@ -57,7 +57,7 @@ def build_options(words: Mapping[str, Any], dialect: str | None = None) -> Build
     return BuildOptions(
         target=target_of(words),
         dialect=dialect,
-        plugin=not words["no_plugin"],
+        plugin=words["plugin"],
         # Of an export, the budget is for the run; of a build alone, for the build.
         budget=words["budget"] if is_alone else None,
         force=words["force"] and is_alone,

@@ -13,6 +13,7 @@ from glimpse_export.certify.cuts import EXACT, FAST, Piece
 from glimpse_export.certify.decoder import DecoderCheck
 from glimpse_export.certify.record import Recorder
 from glimpse_export.certify.stored import as_tensor, table_errors
+from glimpse_export.certify.stored_matrix import runs
 from glimpse_export.certify.weights import MEASURE, WeightCheck
 from glimpse_export.checkpoint import Checkpoint
 from glimpse_export.precision import INTEGER
@@ -79,7 +80,7 @@ class HeadCheck:
         wrong = table = 0
         stored = self._upper.stored.open(self.name, self._checkpoint.shapes[self.name])
         expected, structural = (torch.empty(len(part), stored.rows) for part in (normed, mine))
-        for start, stop in stored.runs():
+        for start, stop in runs(stored):
             rows = as_tensor(self._checkpoint.read(self.name, start, stop))
             if self._tied:
                 table += self._table_errors(start, rows)

@@ -17,7 +17,7 @@ from glimpse_export.certify.record import Recorder
 from glimpse_export.certify.stored import StoredWeights
 from glimpse_export.certify.weights import WeightCheck
 from glimpse_export.precision import INTEGER
-from glimpse_runtime.manifest import Manifest
+from glimpse_runtime.manifest import Manifest, StageSpec
 from glimpse_runtime.positions import patch_windows, vision_rope
 from glimpse_runtime.preprocess import Patches
 from glimpse_runtime.types import Array, FloatArray
@@ -45,6 +45,7 @@ class VisionCheck:
         self,
         folder: Path,
         manifest: Manifest,
+        stages: Mapping[str, StageSpec],
         vision: Vision,
         taps: tuple[int, ...],
         base: BaseModel,
@@ -54,7 +55,7 @@ class VisionCheck:
         bounds: Bounds,
     ) -> None:
         """Opens the graph."""
-        self._graph = GraphFile(folder / manifest.stages_of(manifest.dialects[0])[STAGE].file)
+        self._graph = GraphFile(folder / stages[STAGE].file)
         self.stored = StoredWeights(self._graph)
         self._precision = manifest.precision[STAGE]
         self._vision, self._taps = vision, taps

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from glimpse_export.engines import checks
+from glimpse_export.engines.cache import writing
 from glimpse_export.engines.job import Job
 from glimpse_export.engines.log import Messages, make_logger
 from glimpse_export.engines.parse import load_plugin, parse
@@ -52,18 +53,16 @@ def build_engine(found: Installed, job: Job) -> EngineRecord:
     report = read_network(trt, parsed.network)
     parse_s = time.monotonic() - started
     _check(report, stage, spec, uses_plugin, bundle.manifest)
-    config = _config(found, builder, parsed.network, spec, job)
+    config = _config(found, builder, spec, job)
     timing = TimingCache(found, job.key.gpu)
     timing.load(config)
     started = time.monotonic()
-    engine_folder(job.key).mkdir(parents=True, exist_ok=True)
-    with open_atomic(engine_file(job.key)) as file:
+    with writing(engine_folder(job.key)), open_atomic(engine_file(job.key)) as file:
         written = write_engine(found, builder, parsed.network, config, file)
         if written is None:
             raise BuildError(f"{found.title} cannot build an engine of {spec.file}:{messages}")
     build_s = time.monotonic() - started
     timing.save(config)
-    write_text(report_file(job.key), json.dumps(asdict(report), indent=1) + "\n")
     record = EngineRecord(
         key=job.key,
         engine=written,
@@ -73,7 +72,9 @@ def build_engine(found: Installed, job: Job) -> EngineRecord:
         seconds={"parse": round(parse_s, 3), "build": round(build_s, 3)},
         peak_bytes=peak_bytes(),
     )
-    write_record(record)
+    with writing(engine_folder(job.key)):
+        write_text(report_file(job.key), json.dumps(asdict(report), indent=1) + "\n")
+        write_record(record)
     return record
 
 
@@ -107,7 +108,7 @@ def _check(report: NetworkReport, stage: str, spec: StageSpec, plugin: bool | No
     checks.check_precision(report, stage, [manifest.precision[part] for part in _PARTS[stage]])
 
 
-def _config(found: Installed, builder: Any, network: Any, spec: StageSpec, job: Job) -> Any:
+def _config(found: Installed, builder: Any, spec: StageSpec, job: Job) -> Any:
     trt = found.module
     config = builder.create_builder_config()
     # Products of float32 stay float32: which tokens are kept must not depend on rounding.

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from glimpse_export.engines.cache import writing
 from glimpse_export.engines.job import Job
 from glimpse_export.engines.memory import available_bytes, build_memory, read_weights, require_memory
 from glimpse_export.engines.options import BuildOptions
@@ -13,7 +14,7 @@ from glimpse_export.engines.worker import build_apart
 from glimpse_export.errors import BuildError
 from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.engines.flavours import Flavour, Installed, installed
-from glimpse_runtime.engines.gpu import current_gpu
+from glimpse_runtime.engines.gpu import Gpu, current_gpu
 from glimpse_runtime.engines.key import EngineKey, Setting, engine_key, has_compaction, is_turing
 from glimpse_runtime.engines.store import StoredEngine, engine_folder, find_engine
 from glimpse_runtime.lock import locked
@@ -31,13 +32,15 @@ class PlannedEngine:
     Attributes:
         key: all it depends on.
         job: how to build it.
-        stored: the engine if it is in the cache.
+        stored: the engine if it is in the cache and is to stay.
+        is_forced: whether it is to be built even if it is there.
         peak_bytes: memory that building it would take, about.
     """
 
     key: EngineKey
     job: Job
     stored: StoredEngine | None
+    is_forced: bool
     peak_bytes: int
 
 
@@ -58,9 +61,8 @@ def plan_engines(folder: Path, options: BuildOptions, progress: Progress) -> lis
     stages = bundle.manifest.stages_of(dialect)
     gpu = current_gpu()
     Setting.here(found, gpu)  # refuses early, before the plugin is compiled
-    plugin: Plugin | None = None
-    if options.plugin and any(has_compaction(bundle.path(spec.file).read_bytes()) for spec in stages.values()):
-        plugin = find_plugin(found, gpu, progress)
+    compacts = any(has_compaction(bundle.path(spec.file).read_bytes()) for spec in stages.values())
+    plugin = _plugin(found, gpu, options, progress) if compacts else None
     setting = Setting.here(found, gpu, plugin.sources if plugin else None)
     host_bytes = available_bytes() if options.budget is None else options.budget.available_bytes
     planned = []
@@ -73,7 +75,7 @@ def plan_engines(folder: Path, options: BuildOptions, progress: Progress) -> lis
         needed = build_memory(read_weights(bundle.path(spec.file)), found.flavour, gpu)
         if stored is None:
             require_memory(stage, needed, host_bytes, gpu)
-        planned.append(PlannedEngine(key, job, stored, needed.host_bytes))
+        planned.append(PlannedEngine(key, job, stored, options.force, needed.host_bytes))
     return planned
 
 
@@ -105,6 +107,19 @@ def choose_dialect(manifest: Manifest, found: Installed, asked: str | None, fold
     )
 
 
+def _plugin(found: Installed, gpu: Gpu | None, options: BuildOptions, progress: Progress) -> Plugin | None:
+    """Returns the compaction plugin as far as it is wanted and can be had."""
+    if options.plugin is False:
+        return None
+    try:
+        return find_plugin(found, gpu, progress)
+    except BuildError as error:
+        if options.plugin:
+            raise
+        progress(f"{error}\nGoing on without it.")
+        return None
+
+
 def _either(flavour: Flavour) -> str:
     return " or ".join(flavour.dialects)
 
@@ -115,12 +130,12 @@ def _build(planned: PlannedEngine, progress: Progress) -> StoredEngine:
         progress(f"{planned.key.stage}: engine is there")
         return planned.stored
     folder = engine_folder(planned.key)
-    folder.mkdir(parents=True, exist_ok=True)
     waited = False
     while True:
-        with locked(folder) as is_mine:
+        with writing(folder), locked(folder) as is_mine:
             if is_mine:
-                stored = find_engine(planned.key) if waited else None
+                # What another process has built meanwhile is as good.
+                stored = find_engine(planned.key) if waited or not planned.is_forced else None
                 return stored or _build_now(planned, progress)
         if not waited:
             progress(f"{planned.key.stage}: another process is building this engine, waiting for it")

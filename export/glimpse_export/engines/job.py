@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from glimpse_runtime.engines.key import EngineKey
 from glimpse_runtime.engines.profiles import EngineProfile
-from glimpse_runtime.records import read_object, read_record
+from glimpse_runtime.records import read_record
 
 
 @dataclass(frozen=True)
@@ -41,4 +41,4 @@ class Job:
     @classmethod
     def from_json(cls, text: str) -> "Job":
         """Reads a job."""
-        return read_record(cls, read_object(text, "job"), "job")
+        return read_record(cls, json.loads(text), "job")

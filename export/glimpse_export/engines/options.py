@@ -12,13 +12,14 @@ class BuildOptions:
     Attributes:
         target: ``tensorrt`` or ``tensorrt-rtx``.
         dialect: which of the bundle's dialects; None is the best that this TensorRT imports.
-        plugin: False leaves compaction to the function in the graph.
+        plugin: True insists on the plugin for compaction, False leaves it to the function in the graph; None takes the
+            plugin where it can be compiled.
         budget: memory that a build may take; None is what is free.
         force: True builds again what is there.
     """
 
     target: str
     dialect: str | None = None
-    plugin: bool = True
+    plugin: bool | None = None
     budget: Budget | None = None
     force: bool = False

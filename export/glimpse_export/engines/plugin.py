@@ -49,6 +49,6 @@ def find_plugin(found: Installed, gpu: Gpu | None, progress: Callable[[str], Non
         return Plugin(build_plugin(architectures, need_tensorrt=True).library, source_hash())
     except PluginError as error:
         raise BuildError(
-            f"the compaction plugin cannot be compiled: {error}\nWith --no-plugin the function in the graph takes its "
-            "place: more layers, the same result."
+            f"the compaction plugin cannot be compiled: {error}\n"
+            "Without it the function in the graph takes its place: more layers, the same result."
         ) from None

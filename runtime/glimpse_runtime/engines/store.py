@@ -1,6 +1,5 @@
 """The cache of built engines: ``$GLIMPSE_CACHE/engines/<key>/<stage>.engine`` with a record beside it."""
 
-import dataclasses
 import json
 import logging
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from glimpse_runtime.bundle import cache_folder, sha256_of
 from glimpse_runtime.engines.key import EngineKey
 from glimpse_runtime.errors import BackendError, BundleFormatError
 from glimpse_runtime.manifest import FileSpec
-from glimpse_runtime.records import read_object, read_record
+from glimpse_runtime.records import read_record, to_json
 
 log = logging.getLogger("glimpse")
 
@@ -83,13 +82,13 @@ def find_engine(key: EngineKey) -> StoredEngine | None:
     path = engine_file(key)
     try:
         where = record_file(key)
-        record = read_record(EngineRecord, read_object(where.read_text(encoding="utf-8"), str(where)), str(where))
+        record = read_record(EngineRecord, json.loads(where.read_text(encoding="utf-8")), str(where))
         if record.key != key or path.stat().st_size != record.engine.bytes:
             return None
         if not _is_checked(path, record) and sha256_of(path) != record.engine.sha256:
             log.warning("%s was altered; it is built again", path)
             return None
-    except (OSError, UnicodeDecodeError, BundleFormatError):
+    except (OSError, ValueError, BundleFormatError):
         return None
     mark_as_checked(path, record)
     return StoredEngine(path, record)
@@ -117,7 +116,7 @@ def require_engine(key: EngineKey, bundle: Path, target: str) -> StoredEngine:
 
 def write_record(record: EngineRecord) -> None:
     """Says that an engine is whole, once it is in its place."""
-    write_text(record_file(record.key), json.dumps(dataclasses.asdict(record), indent=2) + "\n")
+    write_text(record_file(record.key), to_json(record))
     mark_as_checked(engine_file(record.key), record)
 
 
