@@ -6,8 +6,7 @@ Everything is asynchronous: a call enqueues work on the stream, whose work is do
 import ctypes
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -54,6 +53,8 @@ class Cuda:
         self.runtime: Any = runtime
         self._open: dict[Resource, None] = {}
         self._thread = threading.local()
+        self._lock = threading.RLock()  # a collection of garbage may free memory within a call that frees memory
+        self._to_free: list[int] | None = None  # while work is captured
         self.use_here()
         self.stream = self._new_stream()
         self._pool: Resource | None = None
@@ -100,10 +101,13 @@ class Cuda:
 
     def free(self, address: int) -> None:
         """Gives memory back once all work that is enqueued so far is done; never raises."""
-        if self._pool is None:
-            self._release("cudaFree", address)  # waits by itself
-        else:
-            self._release("cudaFreeAsync", address, self.stream.handle)
+        with self._lock:
+            if self._to_free is not None:
+                self._to_free.append(address)
+            elif self._pool is None:
+                self._release("cudaFree", address)  # waits by itself
+            else:
+                self._release("cudaFreeAsync", address, self.stream.handle)
 
     def pinned(self, nbytes: int) -> "Pinned":
         """Returns memory of the host that the GPU copies from and to while the host goes on."""
@@ -121,17 +125,17 @@ class Cuda:
         self._open[event] = None
         return event
 
-    def upload(self, source: int, target: int, nbytes: int, stream: "Resource | None" = None) -> None:
+    def upload(self, source: int, target: int, nbytes: int) -> None:
         """Copies from pinned memory to the device."""
-        self._copy(self.runtime.cudaMemcpyKind.cudaMemcpyHostToDevice, source, target, nbytes, stream)
+        self._copy(self.runtime.cudaMemcpyKind.cudaMemcpyHostToDevice, source, target, nbytes)
 
-    def download(self, source: int, target: int, nbytes: int, stream: "Resource | None" = None) -> None:
+    def download(self, source: int, target: int, nbytes: int) -> None:
         """Copies from the device to pinned memory."""
-        self._copy(self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost, source, target, nbytes, stream)
+        self._copy(self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost, source, target, nbytes)
 
     def copy(self, source: int, target: int, nbytes: int) -> None:
         """Copies on the device, from and to memory that does not overlap."""
-        self._copy(self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice, source, target, nbytes, None)
+        self._copy(self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice, source, target, nbytes)
 
     def copy_blocks(
         self, source: int, source_pitch: int, target: int, target_pitch: int, width: int, count: int
@@ -147,28 +151,36 @@ class Cuda:
         if nbytes:
             self.call("cudaMemsetAsync", address, 0, nbytes, self.stream.handle)
 
-    def capture(self, enqueue: "Callable[[Resource], None]") -> "Graph":
-        """Returns a graph of what ``enqueue`` enqueues on the stream it is given; nothing of it is done yet.
+    def capture(self, enqueue: Callable[[], None]) -> "Graph":
+        """Returns a graph of what ``enqueue`` enqueues on the stream; nothing of it is done yet.
 
-        It is recorded on a stream of its own: what another thread enqueues meanwhile, such as memory that it gives
-        back, does not become part of it.
+        Memory that is given back meanwhile, by whatever thread, is given back afterwards: it must not become part of
+        the graph.
         """
-        runtime, flags = self.runtime, 0
+        runtime, no_flags = self.runtime, 0
         self.synchronize()
-        with self._temporary_stream() as stream:
-            self.call(
-                "cudaStreamBeginCapture", stream.handle, runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-            )
+        with self._lock:
+            self._to_free = []
+        try:
+            mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+            self.call("cudaStreamBeginCapture", self.stream.handle, mode)
             try:
-                enqueue(stream)
+                enqueue()
             except BaseException:
-                self._end_failed_capture(stream)
+                self._end_failed_capture()
                 raise
-            graph = Resource(self, "cudaGraphDestroy", self.call("cudaStreamEndCapture", stream.handle))
+            graph = Resource(self, "cudaGraphDestroy", self.call("cudaStreamEndCapture", self.stream.handle))
             try:
-                executable = Graph(self, "cudaGraphExecDestroy", self.call("cudaGraphInstantiate", graph.handle, flags))
+                executable = Graph(
+                    self, "cudaGraphExecDestroy", self.call("cudaGraphInstantiate", graph.handle, no_flags)
+                )
             finally:
                 graph.close()
+        finally:
+            with self._lock:
+                waiting, self._to_free = self._to_free, None
+            for address in waiting:
+                self.free(address)
         self._open[executable] = None
         return executable
 
@@ -183,14 +195,6 @@ class Cuda:
             "cudaStreamDestroy", self.call("cudaStreamCreateWithFlags", self.runtime.cudaStreamNonBlocking)
         )
 
-    @contextmanager
-    def _temporary_stream(self) -> "Iterator[Resource]":
-        stream = self._new_stream()
-        try:
-            yield stream
-        finally:
-            stream.close()
-
     def _new_pool(self, driver: Any) -> Any:
         """A pool that keeps what was given back: requests take and return the same sizes again and again."""
         runtime = self.runtime
@@ -203,17 +207,17 @@ class Cuda:
         self.call("cudaMemPoolSetAttribute", pool, keep, driver.cuuint64_t(_KEEP_ALL_BYTES))
         return pool
 
-    def _copy(self, kind: Any, source: int, target: int, nbytes: int, stream: "Resource | None") -> None:
+    def _copy(self, kind: Any, source: int, target: int, nbytes: int) -> None:
         if nbytes:
-            self.call("cudaMemcpyAsync", target, source, nbytes, kind, (stream or self.stream).handle)
+            self.call("cudaMemcpyAsync", target, source, nbytes, kind, self.stream.handle)
 
     def _own(self, destroy: str, handle: Any) -> "Resource":
         resource = Resource(self, destroy, handle)
         self._open[resource] = None
         return resource
 
-    def _end_failed_capture(self, stream: "Resource") -> None:
-        error, graph = self.runtime.cudaStreamEndCapture(stream.handle)
+    def _end_failed_capture(self) -> None:
+        error, graph = self.runtime.cudaStreamEndCapture(self.stream.handle)
         if error == self.runtime.cudaError_t.cudaSuccess:
             self._release("cudaGraphDestroy", graph)
         self.runtime.cudaGetLastError()  # the failed capture is no error of the next call

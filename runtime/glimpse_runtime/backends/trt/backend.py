@@ -47,14 +47,19 @@ class TrtBackend(DeviceMemory):
         self.dialects = found.flavour.dialects
         self._found = found
         self._gpu = gpu
-        messages = Messages(found.module)
-        try:
-            self._runtime: Any = found.module.Runtime(messages.logger)
-        except (TypeError, RuntimeError) as error:  # pybind's words for a null pointer
-            super().close()
-            raise BackendError(f"{found.title} cannot start here: {error}{messages.take()}") from None
-        self._shared = Shared(self, Workspace(self), messages, InFlight(self.cuda))
         self._engines: list[TrtEngine] = []
+        messages = Messages(found.module)
+        self._workspace = Workspace(self)
+        self._runtime: Any = None
+        try:
+            self._runtime = found.module.Runtime(messages.logger)
+            self._shared = Shared(self, self._workspace, messages, InFlight(self.cuda))
+        except (TypeError, RuntimeError) as error:  # pybind's words for a null pointer
+            self.close()
+            raise BackendError(f"{found.title} cannot start here: {error}{messages.take()}") from None
+        except BackendError:
+            self.close()
+            raise
         self._engine_bytes = 0
         self._lock = threading.Lock()
 
@@ -81,7 +86,7 @@ class TrtBackend(DeviceMemory):
         for engine in self._engines:
             engine.close()
         self._engines = []
-        self._shared.workspace.close()
+        self._workspace.close()
         self._runtime = None
         super().close()
 
