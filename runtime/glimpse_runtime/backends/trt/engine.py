@@ -11,9 +11,9 @@ from glimpse_runtime.backends.base import Tensor
 from glimpse_runtime.backends.device_memory import DeviceMemory, DeviceTensor, device
 from glimpse_runtime.backends.trt.context import ALIGNMENT, Context, Workspace
 from glimpse_runtime.backends.trt.in_flight import InFlight
-from glimpse_runtime.backends.trt.messages import Messages
 from glimpse_runtime.backends.trt.source import Source
 from glimpse_runtime.backends.trt.step import Step
+from glimpse_runtime.engines.log import Messages
 from glimpse_runtime.errors import BackendError
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.manifest import StageSpec, TensorSpec
