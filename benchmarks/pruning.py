@@ -1,8 +1,10 @@
 """What pruning saves in the decoder, and how near prefill and decoding come to what the machine can do.
 
-    python benchmarks/pruning.py [--bundle DIR] [--visual-tokens 1024] [--keep 0.111] [--runs 5] [--json]
+    python benchmarks/pruning.py [--bundle DIR] [--visual-tokens 1024] [--keep 0.111] [--pre NAME --pre-keep 0.5]
+                                 [--runs 5] [--json]
 
 One image is encoded once; then the prompt is prefilled pruned and unpruned in turn, and decoded after each. Medians.
+With ``--pre`` the pruned prefill has a first stage, whose own time counts.
 Without a bundle, one of Qwen2.5-VL-3B's widths and a twelfth of its depth is made with ``make_checkpoint.py``.
 
 Prefill counts every product of weights and attention; its peak is the faster of float32 and eight-bit products on all
@@ -21,14 +23,14 @@ import numpy as np
 from machine import float_flops_per_s, integer_flops_per_s, matrix_values, read_bytes_per_s
 from scene import make_bundle
 
-from glimpse_runtime import Pruning, Session, load
+from glimpse_runtime import PruneReport, Pruning, PruningError, Session, load
 from glimpse_runtime.bundle import Bundle, packaged_bundle, sha256_of
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.stats import Stats
 
 QUESTION = "What colour is the circle in the picture?"
 STEPS = 24
-PREFILL = ("lower", "score", "select", "compact", "upper")
+PREFILL = ("preselect", "lower", "score", "select", "compact", "upper")
 
 
 def image_of(visual_tokens: int) -> np.ndarray:
@@ -51,20 +53,21 @@ class Runs:
         self._visual = scene.visual
         self.total = sum(grid.visual_tokens for grid in scene.grids)
 
-    def once(self, pruning: Pruning) -> tuple[Stats, int]:
-        """Returns the times of a prefill and ``STEPS`` decode steps, and the visual tokens kept."""
+    def once(self, pruning: Pruning) -> tuple[Stats, PruneReport]:
+        """Returns the times of a prefill and ``STEPS`` decode steps, and what pruning did."""
         stats, interrupt = Stats(), Interrupt()
-        logits, report = self._pipeline.prefill(self.prompt, self._visual, None, pruning, stats, interrupt)
+        entry = self._pipeline.enter(self.prompt, self._visual, pruning, stats, interrupt)
+        logits, report = self._pipeline.prefill(entry, self._visual, None, pruning, stats, interrupt)
         for _ in range(STEPS):
             logits = self._pipeline.decode(int(logits.argmax()), stats, interrupt)
-        return stats, report.kept
+        return stats, report
 
 
-def flops(bundle: Bundle, rows: int, upper_rows: int) -> float:
+def flops(bundle: Bundle, lower_rows: int, upper_rows: int) -> float:
     """Returns the operations of a prefill: two for each value of a matrix and row, and attention's products."""
     text, total = bundle.manifest.text, 0.0
     stages = bundle.manifest.stages_of(bundle.manifest.dialects[0])
-    for stage, count in (("lower", rows), ("upper", upper_rows)):
+    for stage, count in (("lower", lower_rows), ("upper", upper_rows)):
         values = matrix_values(str(bundle.path(stages[stage].file)))
         head = values.pop("logits", 0)
         layers = text.lower_layers if stage == "lower" else text.layers - text.lower_layers
@@ -73,7 +76,7 @@ def flops(bundle: Bundle, rows: int, upper_rows: int) -> float:
     return total
 
 
-def measure(folder: Path | None, visual_tokens: int, keep: float, runs: int) -> dict[str, object]:
+def measure(folder: Path | None, visual_tokens: int, pruned: Pruning, runs: int) -> dict[str, object]:
     """Returns all figures."""
     for path in (folder or packaged_bundle()).iterdir():  # a warm start: the files are in the system's memory
         sha256_of(path)
@@ -81,16 +84,15 @@ def measure(folder: Path | None, visual_tokens: int, keep: float, runs: int) -> 
     with load(folder, warmup="off", scene_cache_bytes=0) as vlm:
         load_s = time.perf_counter() - start
         work = Runs(vlm, visual_tokens)
-        kinds = {"unpruned": Pruning(enabled=False), "pruned": Pruning(max_keep_ratio=keep)}
+        kinds = {"unpruned": Pruning(enabled=False), "pruned": pruned}
         for pruning in kinds.values():  # warms up
             work.once(pruning)
         found: dict[str, list[Stats]] = {kind: [] for kind in kinds}
-        kept = 0
+        reports = {}
         for _ in range(runs):
             for kind, pruning in kinds.items():
-                stats, count = work.once(pruning)
+                stats, reports[kind] = work.once(pruning)
                 found[kind].append(stats)
-                kept = count if kind == "pruned" else kept
         bundle, peak_rss_bytes = vlm.bundle, work.vision.peak_bytes
     stages = {
         kind: {name: statistics.median(stats.stage_ms[name] for stats in each) for name in (*PREFILL, "decode")}
@@ -101,9 +103,11 @@ def measure(folder: Path | None, visual_tokens: int, keep: float, runs: int) -> 
     }
     step_ms = {kind: stage["decode"] / STEPS for kind, stage in stages.items()}
     text_rows = len(work.prompt.ids) - work.total
-    rows = {"unpruned": len(work.prompt.ids), "pruned": text_rows + kept}
-    operations = {kind: flops(bundle, rows["unpruned"], count) for kind, count in rows.items()}
-    step_bytes = _step_bytes(bundle, rows["unpruned"] + STEPS // 2)
+    report = reports["pruned"]
+    whole, entered = len(work.prompt.ids), work.total if report.pre_kept is None else report.pre_kept
+    rows = {"unpruned": (whole, whole), "pruned": (text_rows + entered, text_rows + report.kept)}
+    operations = {kind: flops(bundle, lower, upper) for kind, (lower, upper) in rows.items()}
+    step_bytes = _step_bytes(bundle, whole + STEPS // 2)
     peaks = {"float32": float_flops_per_s(), "int8": integer_flops_per_s()}
     bandwidth = read_bytes_per_s()
     return {
@@ -115,9 +119,10 @@ def measure(folder: Path | None, visual_tokens: int, keep: float, runs: int) -> 
         "decode_tokens_per_s": {kind: 1e3 / spent for kind, spent in step_ms.items()},
         "vision_ms": work.vision.stage_ms["vision"],
         "stage_ms": stages,
-        "kept": kept,
+        "kept": report.kept,
+        "entered": entered,
         "visual_tokens": work.total,
-        "prompt_tokens": rows["unpruned"],
+        "prompt_tokens": whole,
         "load_s": load_s,
         "peak_rss_bytes": peak_rss_bytes,
         "read_bytes_per_s": bandwidth,
@@ -143,12 +148,19 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--visual-tokens", type=int, default=1024)
     parser.add_argument("--keep", type=float, default=0.111)
+    parser.add_argument("--pre", help="method of a first stage")
+    parser.add_argument("--pre-keep", type=float, help="share it keeps; 0.5 with --pre")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    share = options.pre_keep if options.pre is None or options.pre_keep is not None else 0.5
+    try:
+        pruned = Pruning(max_keep_ratio=options.keep, pre=options.pre, pre_keep=share)
+    except PruningError as error:
+        parser.error(str(error))
     with tempfile.TemporaryDirectory() as temporary:
         bundle = options.bundle or make_bundle(Path(temporary))
-        result = measure(bundle, options.visual_tokens, options.keep, options.runs)
+        result = measure(bundle, options.visual_tokens, pruned, options.runs)
     if options.json:
         print(json.dumps(result))
         return

@@ -29,7 +29,10 @@ ACTIVATIONS = {
 
 @dataclass
 class Request:
-    """One prompt: ids, patches, merged (rows, columns) of each image, and how to prune."""
+    """One prompt: ids, patches, merged (rows, columns) of each image, and how to prune.
+
+    ``entered`` names the visual tokens, of all images in order, that enter layer 0; None is all of them.
+    """
 
     ids: Sequence[int]
     pixel_values: Tensor
@@ -39,6 +42,7 @@ class Request:
     changes: dict[str, Any] = field(default_factory=dict)
     steps: int = 16
     eos: Sequence[int] = ()
+    entered: np.ndarray | None = None
 
 
 class Reference:
@@ -58,6 +62,8 @@ class Reference:
         self.layers = self.config["num_hidden_layers"]
         self.size = self.config["hidden_size"] // self.heads
         self.last_lower = min(self.glimpse["reduce_layer"], self.layers - 1)
+        self.last_rows = torch.zeros(0)
+        self.received = torch.zeros(0)
 
     @torch.no_grad()
     def run(self, request: Request) -> dict[str, np.ndarray]:
@@ -82,6 +88,10 @@ class Reference:
             out |= {"pixel_values": request.pixel_values, "image_embeds": embeds, "visual_features": taps}
         positions = self.positions(ids, request.grids)
         out |= {"position_ids": positions[:, None], "rope_deltas": (positions.max() + 1 - len(ids)).reshape(1, 1)}
+        if request.entered is not None:
+            rows = ~is_image
+            rows[is_image] = torch.tensor(request.entered)
+            ids, x, positions, places = ids[rows], x[rows], positions[:, rows], places.only(request.entered)
         cache: list[Tensor | None] = [None] * self.layers
         if request.enabled and request.grids:
             x, positions = self.prefill_and_prune(request, ids, x, positions, places, cache, out)
@@ -125,25 +135,30 @@ class Reference:
             positions = torch.cat([positions, extra], 1)
             x = torch.cat([x, torch.zeros(length, x.shape[1])])
         seen: dict[int, Tensor] = {}
+        rows_seen: dict[int, Tensor] = {}
         states = []
         for layer in range(self.last_lower + 1):
             if length and layer in g["le_layers"]:
                 x[count:] += self.glimpse_vectors()[g["le_layers"].index(layer)]
             x, scores = self.layer(layer, x, positions, cache)
             states.append(x[count:].clone())
+            rows_seen[layer] = scores
             seen[layer] = scores[:, is_image.nonzero().flatten()].T
+        self.last_rows = torch.stack([rows_seen[layer] for layer in g["selected_layers"]])
         if scored:
             maps = torch.stack([seen[layer] for layer in g["selected_layers"]], 1)
-            mask_logits, vip = self.importance(maps, out["visual_features"], places)
+            mask_logits, vip = self.importance(maps, out["visual_features"][:, places.number], places)
             out |= {"attn_logits": maps, "mask_logits": mask_logits, "vip_hidden": vip}
             if length:
                 out["glimpse_hidden_layers"] = torch.stack(states)
             probability = torch.sigmoid(mask_logits[-1])
         else:
-            probability = torch.tensor(request.keep_mask).flatten().float()
-        keep = choose(probability, {**g, **request.changes}, request.grids)
+            probability = torch.tensor(request.keep_mask).flatten().float()[places.number]
+        everywhere = torch.full((sum(rows * columns for rows, columns in request.grids),), -1.0)
+        everywhere[places.number] = probability
+        keep = choose(everywhere, {**g, **request.changes}, request.grids)
         rows = ~is_image
-        rows[is_image] = keep
+        rows[is_image] = keep[places.number]
         x, positions = x[:count], positions[:, :count]
         for layer in range(self.last_lower + 1):
             cache[layer] = cache[layer][:, :, :count][:, :, rows]
@@ -208,6 +223,12 @@ class Reference:
             y = self.rms(x, f"{name}.norm1", 1e-6)
             parts = self.linear(y, f"{name}.attn.qkv").view(len(x), 3, heads, -1).permute(1, 2, 0, 3)
             mask = places.same_image if block in c["fullatt_block_indexes"] else places.same_window
+            if block in c["fullatt_block_indexes"]:
+                q, k = (rotate(part, angles) for part in parts[:2])
+                own = places.for_patches(mask)
+                scores = (q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])).masked_fill(~own, -math.inf)
+                mean = scores.softmax(-1).mean(0).sum(0) / own.sum(0)
+                self.received = mean.view(-1, MERGE**2).sum(1)
             mixed = attend(rotate(parts[0], angles), rotate(parts[1], angles), parts[2], places.for_patches(mask))
             x = x + self.linear(mixed, f"{name}.attn.proj")
             x = x + self.mlp(self.rms(x, f"{name}.norm2", 1e-6), f"{name}.mlp", c["hidden_act"])
@@ -301,13 +322,14 @@ class Reference:
 
 @dataclass
 class Places:
-    """Where every visual token of a prompt lies: image, row, column and window, row-major within an image."""
+    """Where every visual token lies: number in the prompt, image, row, column and window, row-major within an image."""
 
     grids: list[tuple[int, int]]
     image: Tensor
     rows: Tensor
     columns: Tensor
     window: Tensor
+    number: Tensor
 
     @classmethod
     def of(cls, grids: list[tuple[int, int]], vision: dict[str, Any]) -> "Places":
@@ -315,7 +337,13 @@ class Places:
         tokens = [(i, r, c) for i, (rows, columns) in enumerate(grids) for r in range(rows) for c in range(columns)]
         image, row, column = torch.tensor(tokens, dtype=torch.long).reshape(-1, 3).T
         # One number per window that grows image by image, then row by row of windows.
-        return cls(grids, image, row, column, (image * 10000 + row // side) * 10000 + column // side)
+        window = (image * 10000 + row // side) * 10000 + column // side
+        return cls(grids, image, row, column, window, torch.arange(len(tokens)))
+
+    def only(self, present: np.ndarray) -> "Places":
+        """The places of some of the tokens."""
+        parts = (self.image, self.rows, self.columns, self.window, self.number)
+        return Places(self.grids, *(part[torch.tensor(present)] for part in parts))
 
     @property
     def same_image(self) -> Tensor:

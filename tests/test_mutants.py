@@ -14,13 +14,14 @@ from factory import Case, make_case, write_model
 
 from glimpse_export import ExportOptions, export
 from glimpse_export.graphs.builder import GraphBuilder
-from glimpse_runtime import positions, pruning, visual
+from glimpse_runtime import positions, visual
+from glimpse_runtime import rule as rules
 from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.cache import KVCache
 from glimpse_runtime.pipeline import Pipeline
 from glimpse_runtime.positions import Windows
 from glimpse_runtime.preprocess import Grid
-from glimpse_runtime.pruning import Rule
+from glimpse_runtime.rule import Rule
 from glimpse_runtime.types import Array, BoolArray, FloatArray
 from glimpse_runtime.visual import Visual
 
@@ -155,15 +156,15 @@ def test_mistake_in_a_graph_is_noticed(
 
 
 def cap_rounded_up(patch: Patch) -> None:
-    patch.setattr(pruning, "int", math.ceil, raising=False)
+    patch.setattr(rules, "int", math.ceil, raising=False)
 
 
 def cap_rounded(patch: Patch) -> None:
-    patch.setattr(pruning, "int", round, raising=False)
+    patch.setattr(rules, "int", round, raising=False)
 
 
 def minimum_before_cap(patch: Patch) -> None:
-    original = pruning.select
+    original = rules.select
 
     def select(logits: FloatArray, rule: Rule, grids: list[Grid]) -> BoolArray:
         ratio = rule.max_keep_ratio
@@ -172,22 +173,22 @@ def minimum_before_cap(patch: Patch) -> None:
             keep[np.argsort(-logits)[int(ratio * len(keep)) :]] = False
         return keep
 
-    patch.setattr(pruning, "select", select)
+    patch.setattr(rules, "select", select)
 
 
 def cap_per_image(patch: Patch) -> None:
-    original = pruning.select
+    original = rules.select
 
     def select(logits: FloatArray, rule: Rule, grids: list[Grid]) -> BoolArray:
-        parts = zip(pruning.per_image(logits, grids), grids, strict=True)
+        parts = zip(rules.per_image(logits, grids), grids, strict=True)
         return np.concatenate([original(part.reshape(-1), rule, [grid]) for part, grid in parts])
 
-    patch.setattr(pruning, "select", select)
+    patch.setattr(rules, "select", select)
 
 
 def corners_mirrored(patch: Patch) -> None:
-    corners = pruning._ANCHORS
-    patch.setattr(pruning, "_ANCHORS", corners | {"tr": corners["bl"], "bl": corners["tl"]})
+    corners = rules._ANCHORS
+    patch.setattr(rules, "_ANCHORS", corners | {"tr": corners["bl"], "bl": corners["tl"]})
 
 
 def decode_position_is_the_cache_length(patch: Patch) -> None:

@@ -74,15 +74,19 @@ def test_integer_weights_are_blocks_with_scales_and_sums(golden: Path, model: Pa
 def test_working_memory_follows_the_wider_tower(model: Path) -> None:
     """The golden model: patches of 1176 values, towers of 32 and 64, 4 heads, MLP of 128, 4 taps."""
 
-    def by_hand(visual: int, context: int) -> float:
+    def by_hand(visual: int, context: int, received: int = 0) -> float:
         patches = 4 * visual
         run = min(context, ROWS_AT_ONCE)
-        arena = max(14 * patches * 32, 4.5 * run * 128 + 4 * run * context)
+        arena = max(14 * patches * 32 + received, 4.5 * run * 128 + 4 * run * context)
         return 4 * (arena + patches * 1176 + visual * (64 + 4 * 32) + 2 * context * 64)
 
     for visual, context in ((1024, 2048), (16, 4096)):
         checked = plan(options(model, max_visual_tokens=visual, max_context=context))
         assert run_of(checked).working == pytest.approx(by_hand(visual, context), rel=1e-6)
+        attentive = plan(options(model, max_visual_tokens=visual, max_context=context, vision_attention=True))
+        # One head's scores of a quarter of all patches to all of them, before and after the softmax.
+        more = by_hand(visual, context, 2 * visual * 4 * visual)
+        assert run_of(attentive).working == pytest.approx(more, rel=1e-6)
     tiny = plan(options(model, max_visual_tokens=4, max_context=8))
     assert run_of(tiny).working == 4 * 32 * 1176, "the largest matrix is held twice while it is loaded"
 

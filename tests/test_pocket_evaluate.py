@@ -47,3 +47,13 @@ def test_command_prints_one_json_object(capsys):
     assert main(["--samples", "2", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["results"]["pruned"]["questions"] == 2
+
+
+def test_another_way_of_pruning_is_one_more_line(capsys):
+    assert main(["--samples", "2", "--json", "--pre", "dart", "--pre-keep", "0.5", "--keep", "0.1"]) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert results["dart 0.5, glimpse 0.1"]["pruned_share"] >= 0.9
+    assert main(["--samples", "2", "--pruner", "uniform", "--keep", "0.25"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1].split()
+    assert last[:2] == ["uniform", "0.25"]
+    assert float(last[-1]) == pytest.approx(0.75, abs=0.01)

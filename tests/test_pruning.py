@@ -8,7 +8,7 @@ import pytest
 from glimpse_runtime import Pruning, PruningError
 from glimpse_runtime.manifest import PruningDefaults
 from glimpse_runtime.preprocess import Grid
-from glimpse_runtime.pruning import Rule, check, keep_index, mask_logits, merge, per_image, probability, select
+from glimpse_runtime.rule import Rule, check, keep_index, mask_logits, merge, per_image, probability, select
 
 DEFAULTS = PruningDefaults(threshold=0.5, max_keep_ratio=0.3, min_keep=2, anchors=("tl",))
 

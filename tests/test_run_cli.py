@@ -49,6 +49,38 @@ def test_stats_and_pruning_options(command: Command, image: Path) -> None:
     assert json.loads(done.stdout)["stats"]["new_tokens"] == 1
 
 
+def test_methods_and_first_stage(command: Command, image: Path) -> None:
+    listed = command(RUN, "--list-pruners")
+    assert listed.returncode == 0
+    lines = [line.split() for line in listed.stdout.splitlines()]
+    assert {"glimpse", "dart", "fastv", "oracle"} <= {line[0] for line in lines}
+    pruning = json.loads(
+        command(RUN, image, QUESTION, "--json", "--pruner", "dart", "--max-keep-ratio", "0.25").stdout
+    )["pruning"]
+    assert (pruning["method"], pruning["kept"], pruning["pre"]) == ("dart", pruning["total"] // 4, None)
+    done = command(RUN, image, QUESTION, "--json", "--stats", "--pre", "divprune", "--pre-keep", "0.5")
+    data = json.loads(done.stdout)
+    pruning = data["pruning"]
+    assert (pruning["method"], pruning["pre"], pruning["pre_kept"]) == ("glimpse", "divprune", pruning["total"] // 2)
+    assert pruning["kept"] <= pruning["pre_kept"]
+    assert data["stats"]["stage_ms"]["preselect"] > 0
+    assert f"{pruning['pre_kept']} of {pruning['total']} entered layer 0, method divprune" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--pruner", "darts"], "unknown pruning method 'darts'; there are glimpse"),
+        (["--pruner", "dart"], "--max-keep-ratio"),
+        (["--pruner", "covipal", "--max-keep-ratio", "0.5"], "this bundle has no pruner.covipal.npz"),
+        (["--pre", "dart"], "--pre-keep"),
+        (["--pre", "fastv", "--pre-keep", "0.5"], "acts at the split"),
+    ],
+)
+def test_methods_that_cannot_run_are_one_clear_line(command: Command, image: Path, words: list[str], part: str) -> None:
+    assert_one_clear_line(command(RUN, image, QUESTION, *words), part)
+
+
 def test_a_long_question_without_an_image(command: Command) -> None:
     assert command(RUN, "word " * 200, "--max-new-tokens", "1").returncode == 0
 
@@ -98,7 +130,9 @@ def test_help_and_version(command: Command) -> None:
         ([], "Missing argument"),
         (["{image}"], "is an image; give a question after it"),
         (["typo.JPG"], "is an image; give a question after it"),
-        (["{image}", "q", "--no-prune", "--threshold", "0.5"], "have no meaning"),
+        (["{image}", "q", "--no-prune", "--threshold", "0.5"], "so --threshold has no meaning"),
+        (["{image}", "q", "--no-prune", "--pre", "dart"], "so --pre has no meaning"),
+        (["{image}", "q", "--pre", "dart", "--pre-keep", "2"], "0.0<=x<=1.0"),
         (["{image}", "q", "--overlay", "{image}"], "would overwrite the image"),
         (["{image}", "q", "--seed", "-1"], "x>=0"),
         (["{image}", "q", "--treshold", "0.5"], "--threshold"),

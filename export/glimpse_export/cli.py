@@ -89,6 +89,11 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
     help="Products the LM head is made of, by default 1; more save memory in between on small boards.",
 )
 @click.option(
+    "--vision-attention",
+    is_flag=True,
+    help="Let the vision encoder also give the attention that visual tokens receive, for --pruner visionzip.",
+)
+@click.option(
     "--certify",
     type=click.Choice(CERTIFY_LEVELS),
     default="quick",

@@ -238,7 +238,9 @@ def _activation_bytes(plan: Plan) -> int:
     patches, visual_tokens, rows = (plan.profiles[name].max for name in ("patches", "visual_tokens", "rows"))
     run = min(rows, ROWS_AT_ONCE)
     decoder = _MLP_WIDTHS * run * text.intermediate_size + text.heads * run * rows  # the latter: attention scores
-    arena = max(_VISION_WIDTHS * patches * tower.hidden_size, decoder)
+    # Scores and shares of one head and a run of rows; see graphs/received.py.
+    received = 2 * patches**2 // tower.merge_unit if plan.options.vision_attention else 0
+    arena = max(_VISION_WIDTHS * patches * tower.hidden_size + received, decoder)
     pixels = patches * tower.patch_values
     encoded = visual_tokens * (tower.out_size + len(scorer.taps) * tower.hidden_size)
     hidden = 2 * rows * text.hidden_size

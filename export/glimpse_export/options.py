@@ -26,6 +26,8 @@ class ExportOptions:
         precision: what every stage's matrices are written in.
         head_parts: how many products the LM head is made of; more than one where a board has too little memory for
             what one product needs in between.
+        vision_attention: True makes the vision encoder also give how much attention each visual token receives, for
+            pruning methods that choose by it.
         max_context: rows of the KV cache; None is 4,096 or the model's limit.
         max_visual_tokens: largest image in visual tokens; None follows from pixels and context.
         budget: refuse what would need more memory than this at run time; None refuses nothing.
@@ -42,6 +44,7 @@ class ExportOptions:
     dialects: tuple[str, ...] = DEFAULT_DIALECTS
     precision: Precision = field(default_factory=Precision)
     head_parts: int = 1
+    vision_attention: bool = False
     max_context: int | None = None
     max_visual_tokens: int | None = None
     budget: Budget | None = None

@@ -85,6 +85,11 @@ def plan(options: ExportOptions) -> Plan:
     )
     preprocessor = folders.base / "preprocessor_config.json"
     images = read_image_rules(read_json(preprocessor), architecture.vision, str(preprocessor))
+    if options.vision_attention and not architecture.vision.full_attention:
+        raise UnsupportedError(
+            f"{base_config}: no vision block attends to the whole image, so no token receives attention to choose by; "
+            "leave out --vision-attention"
+        )
     checkpoint = Checkpoint(folders.base)
     expected = decoder.expected_tensors(architecture) | vision.expected_tensors(architecture)
     checkpoint.check(expected, architecture.text.tied)

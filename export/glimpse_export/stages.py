@@ -117,7 +117,8 @@ def _vision(plan: "Plan", weights: WeightLayout) -> Iterator[GraphBuilder]:
     precision = plan.options.precision.vision
     for spelled in _dialects(plan):
         graph = _graph("vision", spelled, weights, precision)
-        VisionAuthor(plan.architecture, plan.checkpoint, spelled, precision).author(graph)
+        author = VisionAuthor(plan.architecture, plan.checkpoint, spelled, precision, plan.options.vision_attention)
+        author.author(graph)
         yield graph
 
 
@@ -164,9 +165,13 @@ def _text_facts(plan: "Plan", sources: "Sources") -> dict[str, Any]:
     return {**facts, "head_parts": plan.options.head_parts}
 
 
+def _vision_facts(plan: "Plan", sources: "Sources") -> dict[str, Any]:
+    return {"precision": plan.options.precision.vision, "attention": plan.options.vision_attention}
+
+
 WEIGHT_STAGES = (
     WeightStage("embedding", "embed_tokens.bin", _embedding, lambda plan, sources: {"dtype": plan.embedding_dtype}),
-    WeightStage("vision", "vision.data", _vision, lambda plan, sources: {"precision": plan.options.precision.vision}),
+    WeightStage("vision", "vision.data", _vision, _vision_facts),
     WeightStage("score", "score.data", _score, lambda plan, sources: {"adapter": sources.adapter}),
     WeightStage("text", "text.data", _text, _text_facts),
 )

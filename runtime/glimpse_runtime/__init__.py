@@ -21,7 +21,8 @@ from glimpse_runtime.lazy import lazy_names
 if TYPE_CHECKING:
     from glimpse_runtime.answer import Answer
     from glimpse_runtime.frames import Frame, LatestFrame
-    from glimpse_runtime.pruning import PruneReport, Pruning
+    from glimpse_runtime.prune_report import PruneReport
+    from glimpse_runtime.pruning import Pruning
     from glimpse_runtime.sampling import Sampling
     from glimpse_runtime.scene import Chat, Scene
     from glimpse_runtime.session import Session, load
@@ -34,7 +35,7 @@ __getattr__ = lazy_names(
         "Chat": "glimpse_runtime.scene",
         "Frame": "glimpse_runtime.frames",
         "LatestFrame": "glimpse_runtime.frames",
-        "PruneReport": "glimpse_runtime.pruning",
+        "PruneReport": "glimpse_runtime.prune_report",
         "Pruning": "glimpse_runtime.pruning",
         "Sampling": "glimpse_runtime.sampling",
         "Scene": "glimpse_runtime.scene",

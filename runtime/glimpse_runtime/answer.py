@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence, Set
 
 from glimpse_runtime.errors import SessionError
 from glimpse_runtime.interrupt import Interrupt
-from glimpse_runtime.pruning import PruneReport
+from glimpse_runtime.prune_report import PruneReport
 from glimpse_runtime.stats import Stats
 from glimpse_runtime.tokenizer import Tokenizer
 

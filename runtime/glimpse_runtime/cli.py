@@ -20,6 +20,12 @@ _COUNT = click.IntRange(min=1)
 _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
+def _pruners() -> str:
+    from glimpse_runtime.pruners import table
+
+    return table()
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.argument("words", nargs=-1, required=True, metavar="[IMAGE]... QUESTION")
 @click.option(
@@ -41,6 +47,9 @@ _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 )
 @click.option("--max-keep-ratio", type=_RATIO, help="Keep at most this share of the visual tokens.")
 @click.option("--threshold", type=_RATIO, help="Keep a visual token when its score is greater.")
+@click.option("--pruner", metavar="NAME", help="Method that chooses; --list-pruners names them.  [default: glimpse]")
+@click.option("--pre", metavar="NAME", help="Method of a first stage that drops visual tokens before layer 0.")
+@click.option("--pre-keep", type=_RATIO, help="Share of the visual tokens that the first stage keeps.")
 @click.option("--no-prune", is_flag=True, help="Run the plain model, all visual tokens kept.")
 @click.option("--max-new-tokens", type=_COUNT, default=128, help="Longest answer.")
 @click.option(
@@ -70,6 +79,14 @@ _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the text.")
 @click.option("--threads", type=_COUNT, help="CPU threads per operator; without it the engine chooses.")
 @click.option("--verify", is_flag=True, help="Hash every file of the bundle first.")
+@click.option(
+    "--list-pruners",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=terminal.prints(_pruners),
+    help="Print the pruning methods, where they act, what they need and where they are from, and exit.",
+)
 @terminal.common_options
 def run(words: tuple[str, ...], **options: Any) -> None:
     """Asks QUESTION about no, one or several IMAGEs.
@@ -79,8 +96,10 @@ def run(words: tuple[str, ...], **options: Any) -> None:
     images, question = list(words[:-1]), words[-1]
     if not images and (os.path.isfile(question) or question.lower().endswith(_IMAGE_ENDINGS)):  # noqa: PTH113
         raise click.UsageError(f"{question!r} is an image; give a question after it")
-    if options["no_prune"] and (options["threshold"] is not None or options["max_keep_ratio"] is not None):
-        raise click.UsageError("--no-prune keeps everything, so --threshold and --max-keep-ratio have no meaning")
+    if options["no_prune"]:
+        for name in ("threshold", "max_keep_ratio", "pruner", "pre", "pre_keep"):
+            if options[name] is not None:
+                raise click.UsageError(f"--no-prune keeps everything, so --{name.replace('_', '-')} has no meaning")
     answer_question(images, question, options)
 
 
@@ -100,6 +119,9 @@ def answer_question(images: list[str], question: str, options: dict[str, Any]) -
         enabled=not options["no_prune"],
         threshold=options["threshold"],
         max_keep_ratio=options["max_keep_ratio"],
+        method=options["pruner"] or "glimpse",
+        pre=options["pre"],
+        pre_keep=options["pre_keep"],
     )
     sampling = Sampling(
         temperature=options["temperature"],
@@ -159,6 +181,8 @@ def as_dict(vlm: "Session", answer: "Answer") -> dict[str, Any]:
             "kept": report.kept,
             "total": report.total,
             "reason": report.reason,
+            "pre": report.pre,
+            "pre_kept": report.pre_kept,
             "keep_masks": [mask.astype(int).tolist() for mask in report.keep_masks],
             "boxes": [list(map(list, boxes)) for boxes in report.boxes],
         },
@@ -182,6 +206,8 @@ def as_table(answer: "Answer", memory: Mapping[str, int]) -> str:
     rows.append(("prompt tokens", f"{stats.prompt_tokens:9d}"))
     rows.append(("new tokens", f"{stats.new_tokens:9d} ({answer.finish_reason})"))
     kept = f"{report.kept:9d} of {report.total} ({report.kept_ratio:.1%}), method {report.method}"
+    if report.pre is not None:
+        rows.append(("first stage", f"{report.pre_kept:9d} of {report.total} entered layer 0, method {report.pre}"))
     rows.append(("visual kept", kept + (f": {report.reason}" if report.reason else "")))
     if stats.peak_bytes is not None:
         rows.append(("peak memory", f"{stats.peak_bytes / 1e6:9.1f} MB"))

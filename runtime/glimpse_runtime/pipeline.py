@@ -8,18 +8,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from glimpse_runtime import pruning
 from glimpse_runtime.backends import Backend, Engine, Tensor
 from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.cache import KVCache
+from glimpse_runtime.entry import Entry
 from glimpse_runtime.errors import PromptError
 from glimpse_runtime.finite import require_finite
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.manifest_checks import STAGES
 from glimpse_runtime.positions import TextRope
+from glimpse_runtime.prefix import Prefix
 from glimpse_runtime.preprocess import Grid, Patches
 from glimpse_runtime.prompt import Prompt, place
-from glimpse_runtime.pruning import PruneReport, Pruning, Rule
+from glimpse_runtime.prune_report import PruneReport, report_unpruned
+from glimpse_runtime.pruning import Pruning
+from glimpse_runtime.selection import Selector
 from glimpse_runtime.stats import Stats
 from glimpse_runtime.stepper import Stepper
 from glimpse_runtime.types import Array, FloatArray, IntArray
@@ -29,26 +32,6 @@ Trace = Callable[[str, Array], None]
 
 # Prefill runs so many rows at a time at most: what attention and MLP need in between grows with it, speed does not.
 ROWS_AT_ONCE = 512
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """The start of a prompt after the lower layers: all that does not depend on the question.
-
-    Attributes:
-        ids: (tokens,) the prompt up to its last visual token.
-        hidden: (1, tokens, hidden) float32 after layer K, of the backend.
-        cache: the rows of the lower layers' KV cache.
-    """
-
-    ids: IntArray
-    hidden: Tensor
-    cache: list[Tensor]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes it holds."""
-        return self.ids.nbytes + self.hidden.nbytes + sum(rows.nbytes for rows in self.cache)
 
 
 class Pipeline:
@@ -89,6 +72,7 @@ class Pipeline:
             engines = dict(zip(STAGES, pool.map(load, STAGES), strict=True))
         self._lower, self._upper = engines["lower"], engines["upper"]
         self._visual = Visual(manifest, backend, engines["vision"], engines["score"], self._emit)
+        self._selector = Selector(bundle, backend, self._visual, self._embedding, self._require_finite)
         self._step = Stepper(
             manifest,
             backend,
@@ -117,7 +101,7 @@ class Pipeline:
 
     def prefix_bytes(self, tokens: int) -> int:
         """Bytes that a ``Prefix`` of so many tokens holds."""
-        row_bytes = self._lower_cache.nbytes // self._capacity + 4 * self.manifest.text.hidden_size + 8
+        row_bytes = self._lower_cache.nbytes // self._capacity + 4 * self.manifest.text.hidden_size + 4 * 8
         return tokens * row_bytes
 
     def close(self) -> None:
@@ -148,7 +132,8 @@ class Pipeline:
         stats, interrupt = Stats(), Interrupt()
         keep_all = Pruning(threshold=0.0, max_keep_ratio=1.0, min_keep=0, anchors=())
         visual = [self.encode(image, stats, interrupt)]
-        self.prefill(place(ids, (grid,), token), visual, None, keep_all, stats, interrupt)
+        entry = Entry.of(place(ids, (grid,), token), token)
+        self.prefill(entry, visual, None, keep_all, stats, interrupt)
         self.decode(int(ids[-1]), stats, interrupt)
         self._lower_cache.length = self._upper_cache.length = 0
         self.trace, self._warming = trace, False
@@ -167,16 +152,15 @@ class Pipeline:
                     f"an image needs {grid.visual_tokens} visual tokens, the bundle allows {largest}; "
                     "use fewer pixels (max_pixels=, --max-pixels) or export with a larger --max-visual-tokens"
                 )
-        rows = len(prompt.ids) + self._glimpse_rows(prompt, request) + 1
+        visual = sum(grid.visual_tokens for grid in prompt.grids)
+        text = len(prompt.ids) - visual
+        entering = self._selector.check(prompt, request)
+        rows = text + entering + self._selector.glimpse_rows(prompt, request) + 1
         if rows > self._capacity:
             raise PromptError(
                 f"the prompt and a first token need {rows} rows of context, the bundle has {self._capacity}; "
                 "shorten the text, use fewer pixels (max_pixels=, --max-pixels) or export with a larger --max-context"
             )
-        if request.enabled and prompt.grids:
-            pruning.check(self._rule(request), prompt.grids)
-            if request.keep_masks is not None:
-                pruning.mask_logits(request.keep_masks, prompt.grids)
 
     def encode(self, image: Patches, stats: Stats, interrupt: Interrupt) -> VisualTokens:
         """Runs the vision encoder on one image."""
@@ -185,20 +169,26 @@ class Pipeline:
             self._require_finite("vision", tokens.embeds, tokens.features)
             return tokens
 
-    def prefix(self, prompt: Prompt, images: Sequence[VisualTokens], stats: Stats, interrupt: Interrupt) -> Prefix:
-        """Runs a prompt up to its last visual token through the lower layers, for questions to start from."""
-        is_image = prompt.ids == self.manifest.tokens.image
-        count = int(np.flatnonzero(is_image)[-1]) + 1
+    def enter(
+        self, prompt: Prompt, images: Sequence[VisualTokens], request: Pruning, stats: Stats, interrupt: Interrupt
+    ) -> Entry:
+        """Chooses which visual tokens of a prompt enter layer 0: all, without a method that acts there."""
+        return self._selector.enter(prompt, images, request, stats, interrupt)
+
+    def prefix(self, entry: Entry, images: Sequence[VisualTokens], stats: Stats, interrupt: Interrupt) -> Prefix:
+        """Runs an entry up to its last visual token through the lower layers, for questions to start from."""
+        count = int(entry.visual_rows[-1]) + 1
         self._lower_cache.length = 0
         with stats.stage("lower"):
-            self._run_lower(prompt.ids[:count], prompt.positions[:, :count], images, 0, interrupt)
+            self._run_lower(entry, 0, count, images, 0, interrupt)
             hidden = self._backend.allocate((1, count, self.manifest.text.hidden_size), "float32")
             self._backend.copy(self._backend.rows(self._hidden, 0, count), hidden)
-            return Prefix(prompt.ids[:count].copy(), hidden, self._lower_cache.save())
+            ids, positions = entry.ids[:count].copy(), entry.positions[:, :count].copy()
+            return Prefix(ids, positions, hidden, self._lower_cache.save())
 
     def prefill(
         self,
-        prompt: Prompt,
+        entry: Entry,
         images: Sequence[VisualTokens],
         prefix: Prefix | None,
         request: Pruning,
@@ -208,9 +198,9 @@ class Pipeline:
         """Runs the prompt and prunes it at the split.
 
         Args:
-            prompt: the tokenised prompt.
+            entry: the prompt as it enters layer 0.
             images: its encoded images in order.
-            prefix: the prompt's start if it was run before; None runs all of it.
+            prefix: the entry's start if it was run before; None runs all of it.
             request: the pruning options.
             stats: gets the stage times.
             interrupt: ends the request early.
@@ -218,27 +208,24 @@ class Pipeline:
         Returns:
             (vocab,) float32 logits of the first new token, and what pruning did.
         """
-        ids, positions, backend = prompt.ids, prompt.positions, self._backend
+        ids, positions, backend = entry.ids, entry.positions, self._backend
         with stats.stage("lower"):
-            attention = self._run_prompt(prompt, images, prefix, request, interrupt)
+            attention = self._run_entry(entry, images, prefix, request, interrupt)
         hidden = backend.rows(self._hidden, 0, len(ids))
         self._emit("position_ids", positions)
         if self.trace is not None:
             self.trace("hidden_reduce", backend.download(hidden)[0].copy())
-        if not (request.enabled and prompt.grids):
+        if not (request.enabled and entry.grids):
             self._next_position[:] = positions.max() + 1
-            report = pruning.report_unpruned(
-                prompt.grids, "pruning was switched off" if prompt.grids else "the prompt has no image"
+            report = report_unpruned(
+                entry.grids, "pruning was switched off" if entry.grids else "the prompt has no image"
             )
             keep_rows = np.arange(len(ids))
         else:
-            is_image = ids == self.manifest.tokens.image
-            rule = self._rule(request)
-            logits = self._mask_logits(attention, np.flatnonzero(is_image), images, request, stats, interrupt)
-            with stats.stage("select"):
-                keep = pruning.select(logits, rule, prompt.grids)
-                keep_rows = pruning.keep_index(keep, is_image)
-            report = pruning.report_pruned(request, rule, logits, keep, prompt.grids)
+            if self.trace is not None and request.keep_masks is None:
+                self.trace("attn_logits", backend.download(attention)[:, entry.visual_rows].T)
+            keep, report = self._selector.decide(entry, images, hidden, attention, request, stats, interrupt)
+            keep_rows = entry.keep_rows(keep)
             self._emit("keep_mask", keep)
             with stats.stage("compact"):
                 self._lower_cache.compact(hidden, keep_rows)
@@ -266,47 +253,47 @@ class Pipeline:
         self._emit("logits_step", logits[None])
         return logits
 
-    def _run_prompt(
+    def _run_entry(
         self,
-        prompt: Prompt,
+        entry: Entry,
         images: Sequence[VisualTokens],
         prefix: Prefix | None,
         request: Pruning,
         interrupt: Interrupt,
     ) -> Tensor:
-        """Runs what is not in the prefix through the lower layers; returns the glimpse's attention."""
-        glimpse_rows = self._glimpse_rows(prompt, request)
+        """Runs what is not in the prefix through the lower layers; returns the last row's attention."""
+        glimpse_rows = self._selector.glimpse_rows(entry.prompt, request)
         self._lower_cache.length = 0
         done = 0
         if prefix is not None:
             done = len(prefix.ids)
             self._lower_cache.restore(prefix.cache)
             self._backend.copy(prefix.hidden, self._backend.rows(self._hidden, 0, done))
-        attention = self._run_lower(
-            prompt.ids[done:], prompt.positions[:, done:], () if prefix else images, glimpse_rows, interrupt
-        )
-        self._lower_cache.length = len(prompt.ids)  # the glimpse rows are dropped
+        attention = self._run_lower(entry, done, len(entry.ids), images, glimpse_rows, interrupt)
+        self._lower_cache.length = len(entry.ids)  # the glimpse rows are dropped
         return attention
 
     def _run_lower(
         self,
-        ids: IntArray,
-        positions: IntArray,
+        entry: Entry,
+        done: int,
+        stop: int,
         images: Sequence[VisualTokens],
         glimpse_rows: int,
         interrupt: Interrupt,
     ) -> Tensor:
-        """Runs rows behind those in the cache through the lower layers, and returns the last row's attention.
+        """Runs rows ``done`` to ``stop`` through the lower layers, and returns the last row's attention.
 
         The hidden states stay in ``_hidden``. Glimpse rows enter as zeros and get their vectors in the graph.
         """
-        done, rows, length = self._lower_cache.length, len(ids) + glimpse_rows, self.manifest.glimpse.length
+        ids, positions = entry.ids[done:stop], entry.positions[:, done:stop]
+        rows, length = len(ids) + glimpse_rows, self.manifest.glimpse.length
         words = np.zeros((1, rows, self.manifest.text.hidden_size), np.float32)
         words[0, : len(ids)] = self._embedding.rows(ids)
         hidden = self._backend.rows(self._hidden_in, done, done + rows)
         self._backend.copy(words, hidden)
-        if images:
-            self._place_images(np.flatnonzero(ids == self.manifest.tokens.image), images, hidden)
+        if not done:
+            self._place_images(entry, images)
         gate = np.zeros((1, rows, length), np.float32)
         if glimpse_rows:
             gate[0, len(ids) :] = np.eye(length, dtype=np.float32)
@@ -320,16 +307,18 @@ class Pipeline:
         self._emit_trace(out)
         return out["glimpse_attention"]
 
-    def _place_images(self, visual_rows: IntArray, images: Sequence[VisualTokens], hidden: Tensor) -> None:
-        """Writes the visual tokens of all images over the rows of their tokens, a run of rows at a time."""
-        start = 0
-        for image in images:
-            rows = visual_rows[start : start + image.grid.visual_tokens]
-            start += len(rows)
-            cuts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1), len(rows)]
-            for first, last in itertools.pairwise(cuts):
-                target = self._backend.rows(hidden, int(rows[first]), int(rows[last - 1]) + 1)
-                self._backend.copy(self._backend.rows(image.embeds, int(first), int(last)), target)
+    def _place_images(self, entry: Entry, images: Sequence[VisualTokens]) -> None:
+        """Writes the visual tokens that enter over the rows of their ids, a run of them at a time."""
+        taken = 0
+        for image, cells in zip(images, entry.cells(), strict=True):
+            rows = entry.visual_rows[taken : taken + len(cells)]
+            taken += len(cells)
+            breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(cells) != 1)) + 1
+            for first, last in itertools.pairwise([0, *breaks, len(cells)] if len(cells) else []):
+                target = self._backend.rows(self._hidden_in, int(rows[first]), int(rows[last - 1]) + 1)
+                self._backend.copy(
+                    self._backend.rows(image.embeds, int(cells[first]), int(cells[last - 1]) + 1), target
+                )
 
     def _run_rows(self, engine: Engine, cache: KVCache, work: "Rows", interrupt: Interrupt) -> dict[str, Tensor]:
         """Runs rows behind those in the cache, a run of them after the other, and returns the last one's outputs."""
@@ -353,32 +342,6 @@ class Pipeline:
             "total_sequence_length": np.array(total, np.int32),
             "slots": np.arange(cache.length, total),
         }
-
-    def _mask_logits(
-        self,
-        attention: Tensor,
-        visual_rows: IntArray,
-        images: Sequence[VisualTokens],
-        request: Pruning,
-        stats: Stats,
-        interrupt: Interrupt,
-    ) -> FloatArray:
-        if request.keep_masks is not None:
-            return pruning.mask_logits(request.keep_masks, [image.grid for image in images])
-        with stats.stage("score"):
-            self._require_finite("lower", attention)
-            if self.trace is not None:
-                self.trace("attn_logits", self._backend.download(attention)[:, visual_rows].T)
-            logits = self._visual.score(attention, visual_rows, images, interrupt)
-            require_finite("score", self.manifest.precision, logits)
-            return logits
-
-    def _glimpse_rows(self, prompt: Prompt, request: Pruning) -> int:
-        scored = request.enabled and prompt.grids and request.keep_masks is None
-        return self.manifest.glimpse.length if scored else 0
-
-    def _rule(self, request: Pruning) -> Rule:
-        return pruning.merge(request, self.manifest.pruning)
 
     def _require_finite(self, stage: str, *tensors: Tensor) -> None:
         """Checks a stage's outputs: always on the host; on a device, where looking costs time, while warming up."""

@@ -106,15 +106,26 @@ class Windows:
         return {"window_gather": self.gather, "window_scatter": self.scatter, "window_keys": self.keys}
 
 
-def token_windows(grid: Grid, window_size: int, patch_size: int) -> Windows:
-    """Returns the vision encoder's windows over the merged grid, items being visual tokens in row-major order."""
+def token_windows(grid: Grid, window_size: int, patch_size: int, cells: IntArray | None = None) -> Windows:
+    """Returns the vision encoder's windows over the merged grid, items being visual tokens in row-major order.
+
+    Args:
+        grid: the patch grid.
+        window_size: side of a window in pixels.
+        patch_size: side of a patch in pixels.
+        cells: (tokens,) ascending places of the tokens that there are; None is all of the grid. The others are
+            padding, and windows without a token are left out.
+    """
     side = window_size // grid.merge // patch_size
     rows, columns = grid.merged
     down, across = -(-rows // side), -(-columns // side)
+    present = np.arange(rows * columns) if cells is None else cells
+    numbers = np.full(rows * columns, -1, np.int64)
+    numbers[present] = np.arange(len(present))
     padded = np.full((down * side, across * side), -1, np.int64)
-    padded[:rows, :columns] = np.arange(rows * columns).reshape(rows, columns)
+    padded[:rows, :columns] = numbers.reshape(rows, columns)
     slots = padded.reshape(down, side, across, side).transpose(0, 2, 1, 3).reshape(down * across, side * side)
-    return _windows(slots)
+    return _windows(slots[(slots >= 0).any(axis=1)])
 
 
 def patch_windows(grid: Grid, window_size: int, patch_size: int) -> Windows:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from glimpse_runtime.errors import SessionError
-from glimpse_runtime.pipeline import Prefix
+from glimpse_runtime.prefix import Prefix
 from glimpse_runtime.preprocess import Grid
 from glimpse_runtime.pruning import Pruning
 from glimpse_runtime.request import DEFAULT_MAX_NEW_TOKENS, make_request
@@ -52,9 +52,10 @@ class Scene:
     Made by ``Session.encode``. It holds memory until it is closed.
     """
 
-    def __init__(self, session: "Session", state: SceneState) -> None:
-        """Wraps a state; use ``Session.encode``."""
+    def __init__(self, session: "Session", state: SceneState, pruning: Pruning | None = None) -> None:
+        """Wraps a state and the pruning options of its questions; use ``Session.encode``."""
         self._session = session
+        self._pruning = pruning
         self._state: SceneState | None = state
 
     @property
@@ -82,14 +83,15 @@ class Scene:
 
         Args:
             question: the user's text.
-            pruning: pruning options; None is the bundle's defaults.
+            pruning: pruning options; None is what ``Session.encode`` was given, else the bundle's defaults. Other
+                tokens before layer 0 than the last question had run the images through the lower layers again.
             sampling: how tokens are chosen; None is greedy.
             max_new_tokens: longest answer.
             timeout: seconds until the answer ends with what it has.
             system: system message; a change of it runs the images through the lower layers again.
             turns: earlier (question, answer) texts of a conversation.
         """
-        request = make_request(pruning, sampling, max_new_tokens, timeout)
+        request = make_request(pruning or self._pruning, sampling, max_new_tokens, timeout)
         return self._session._ask_scene(self._open(), question, request, system, turns)
 
     def chat(self, system: str | None = None) -> "Chat":

@@ -12,19 +12,21 @@ from types import TracebackType
 import numpy as np
 from PIL import Image
 
-from glimpse_runtime import pruning as rules
 from glimpse_runtime.answer import Answer
 from glimpse_runtime.backends import open_backend
 from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.certificate import warn_if_uncertified
+from glimpse_runtime.entry import Entry
 from glimpse_runtime.errors import InputError, PromptError, SessionError
 from glimpse_runtime.images import read_image
 from glimpse_runtime.interrupt import Interrupt, Interrupted
 from glimpse_runtime.locate import locate
 from glimpse_runtime.memory import memory_of_files
 from glimpse_runtime.pipeline import Pipeline, Trace
+from glimpse_runtime.prefix import Prefix
 from glimpse_runtime.preprocess import Grid, Patches, patch_grid, patchify
 from glimpse_runtime.prompt import Prompt, build_prompt, place
+from glimpse_runtime.prune_report import report_unpruned
 from glimpse_runtime.pruning import Pruning
 from glimpse_runtime.request import (
     DEFAULT_MAX_NEW_TOKENS,
@@ -33,7 +35,6 @@ from glimpse_runtime.request import (
     frames_of,
     make_request,
     newest_stamp,
-    seconds,
 )
 from glimpse_runtime.sampling import Sampler, Sampling
 from glimpse_runtime.scene import Scene, SceneCache, SceneState, content_key
@@ -193,11 +194,20 @@ class Session:
             self._open_pipeline().check(prompt, request.pruning)
         return self._answer(prompt, scene, pictures, request)
 
-    def encode(self, images: Images, *, encoding: str | None = None, timeout: float | None = None) -> Scene:
+    def encode(
+        self,
+        images: Images,
+        *,
+        pruning: Pruning | None = None,
+        encoding: str | None = None,
+        timeout: float | None = None,
+    ) -> Scene:
         """Runs everything about some images that does not depend on a question.
 
         Args:
             images: at least one image; see ``ask``.
+            pruning: options of the questions that give none of their own; the scene is made for what enters layer 0
+                by them, unless that depends on the question.
             encoding: channel order of image arrays.
             timeout: seconds it may take.
 
@@ -205,22 +215,25 @@ class Session:
             InputError: an image cannot be used, or there is none.
             SessionError: the session is closed or busy, or it was ended by its deadline or ``cancel``.
         """
-        stats, interrupt = Stats(), Interrupt(seconds(timeout))
+        request = make_request(pruning or Pruning(enabled=False), None, 1, timeout)
+        stats, interrupt = request.stats, request.interrupt
         self._begin(interrupt)
         scene, pictures = self._read(images, encoding)
         if not pictures:
             raise InputError("a scene needs at least one image; ask(None, question) asks without")
         prompt = self._build_prompt("?", scene.grids, None, ())
         pipeline = self._open_pipeline()
-        pipeline.check(prompt, Pruning(enabled=False))
+        pipeline.check(prompt, request.pruning)
         self._finish_earlier_answer(interrupt)
         with self._turn():
             try:
                 self._encode_into(scene, pictures, stats, interrupt)
-                scene.prefix = pipeline.prefix(prompt, scene.visual, stats, interrupt)
+                if not request.pruning.enters_by_question:
+                    entry = pipeline.enter(prompt, scene.visual, request.pruning, stats, interrupt)
+                    self._prefix(scene, entry, request, always=True)
             except Interrupted:
                 raise SessionError(f"the scene was not finished: {interrupt.reason}") from None
-        return Scene(self, scene)
+        return Scene(self, scene, pruning)
 
     def cancel(self) -> None:
         """Ends the request that is running, from any thread; its answer keeps the text it has."""
@@ -285,7 +298,7 @@ class Session:
         pipeline, stats, interrupt = self._open_pipeline(), request.stats, request.interrupt
         self._finish_earlier_answer(interrupt)
         sampler = Sampler(request.sampling, prompt.ids, self.bundle.manifest.generation.repetition_penalty)
-        report = rules.report_unpruned(prompt.grids, "the request ended before pruning")
+        report = report_unpruned(prompt.grids, "the request ended before pruning")
         first: int | None = None
         with self._turn():
             try:
@@ -295,12 +308,11 @@ class Session:
                     scene.visual, scene.prefix = known.visual, known.prefix
                 elif pictures:
                     self._encode_into(scene, pictures, stats, interrupt)
-                if self._keeps_start(scene, prompt, always=pictures is None):
-                    if _starts_otherwise(scene, prompt):
-                        scene.prefix = pipeline.prefix(prompt, scene.visual, stats, interrupt)
-                    if key:
-                        self._scenes.put(key, scene)
-                logits, report = pipeline.prefill(prompt, scene.visual, scene.prefix, request.pruning, stats, interrupt)
+                entry = pipeline.enter(prompt, scene.visual, request.pruning, stats, interrupt)
+                prefix = self._prefix(scene, entry, request, always=pictures is None)
+                if key:
+                    self._scenes.put(key, scene)
+                logits, report = pipeline.prefill(entry, scene.visual, prefix, request.pruning, stats, interrupt)
                 first = sampler.choose(logits)
             except Interrupted:
                 pass  # the answer says so by its reason
@@ -356,12 +368,18 @@ class Session:
         # One after the other: patches take more memory than what is made of them.
         scene.visual = [pipeline.encode(patches(picture), stats, interrupt) for picture in pictures]
 
-    def _keeps_start(self, scene: SceneState, prompt: Prompt, always: bool) -> bool:
-        """Whether the prompt's start is worth keeping: it has images and text after them, and there is room."""
-        if not scene.visual or prompt.ids[-1] == self.bundle.manifest.tokens.image:
-            return False
-        needed_bytes = self._open_pipeline().prefix_bytes(len(prompt.ids)) + sum(image.nbytes for image in scene.visual)
-        return always or needed_bytes <= self._scenes.limit_bytes
+    def _prefix(self, scene: SceneState, entry: Entry, request: Request, always: bool) -> Prefix | None:
+        """Returns what is known of the entry's start; a start that other questions share is run and kept."""
+        if scene.prefix is not None and scene.prefix.starts(entry):
+            return scene.prefix
+        if not _has_start(entry) or request.pruning.enters_by_question:
+            return None
+        pipeline = self._open_pipeline()
+        needed_bytes = pipeline.prefix_bytes(len(entry.ids)) + sum(image.nbytes for image in scene.visual)
+        if not always and needed_bytes > self._scenes.limit_bytes:
+            return None
+        scene.prefix = pipeline.prefix(entry, scene.visual, request.stats, request.interrupt)
+        return scene.prefix
 
     def _build_prompt(
         self, question: str, grids: Sequence[Grid], system: str | None, turns: Sequence[tuple[str, str]]
@@ -407,7 +425,6 @@ class Session:
         return array.astype(np.int64)
 
 
-def _starts_otherwise(scene: SceneState, prompt: Prompt) -> bool:
-    """Whether the prompt does not start as the scene's prefix does, or there is none."""
-    prefix = scene.prefix
-    return prefix is None or not np.array_equal(prefix.ids, prompt.ids[: len(prefix.ids)])
+def _has_start(entry: Entry) -> bool:
+    """Whether an entry has visual tokens and text behind them."""
+    return len(entry.visual_rows) > 0 and int(entry.visual_rows[-1]) < len(entry.ids) - 1

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-STAGES = ("preprocess", "vision", "lower", "score", "select", "compact", "upper", "decode")
+STAGES = ("preprocess", "vision", "preselect", "lower", "score", "select", "compact", "upper", "decode")
 
 
 @dataclass

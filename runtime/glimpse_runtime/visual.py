@@ -12,6 +12,8 @@ from glimpse_runtime.positions import patch_windows, token_rope, token_windows, 
 from glimpse_runtime.preprocess import Grid, Patches
 from glimpse_runtime.types import FloatArray, IntArray
 
+RECEIVED = "attention_received"
+"""The vision encoder's optional output."""
 Emit = Callable[[str, Tensor], None]
 
 
@@ -23,16 +25,19 @@ class VisualTokens:
         grid: its patch grid.
         embeds: (visual tokens, hidden) float32 of the backend, row-major on the merged grid.
         features: (taps, visual tokens, vision hidden) float32 of the backend, what the scorer reads.
+        received: (visual tokens,) share of attention that each receives; None where the bundle's vision encoder does
+            not give it.
     """
 
     grid: Grid
     embeds: Tensor
     features: Tensor
+    received: FloatArray | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes it holds."""
-        return self.embeds.nbytes + self.features.nbytes
+        return self.embeds.nbytes + self.features.nbytes + (self.received.nbytes if self.received is not None else 0)
 
 
 class Visual:
@@ -56,32 +61,43 @@ class Visual:
         count, taps = grid.visual_tokens, len(vision.taps)
         embeds = self._backend.allocate((count, self._manifest.text.hidden_size), "float32")
         features = self._backend.allocate((taps, count, vision.hidden_size), "float32")
-        self._vision.run(inputs, interrupt, {"image_embeds": embeds, "features": features})
+        out = self._vision.run(inputs, interrupt, {"image_embeds": embeds, "features": features})
+        received = self._backend.download(out[RECEIVED]).copy() if RECEIVED in out else None
         self._emit("pixel_values", image.pixel_values)
         self._emit("window_order", windows.order)
         self._emit("window_lengths", windows.lengths)
         self._emit("image_embeds", embeds)
         self._emit("visual_features", features)
-        return VisualTokens(grid, embeds, features)
+        return VisualTokens(grid, embeds, features, received)
 
     def score(
-        self, attention: Tensor, visual_rows: IntArray, images: Sequence[VisualTokens], interrupt: Interrupt
+        self,
+        attention: Tensor,
+        visual_rows: IntArray,
+        images: Sequence[VisualTokens],
+        cells: Sequence[IntArray],
+        interrupt: Interrupt,
     ) -> FloatArray:
         """Scores the visual tokens of a prompt, image by image.
 
+        Tokens that did not enter the decoder are not there for the scorer either: the others keep their places, taps
+        and windows, and attend to each other.
+
         Args:
-            attention: (layers * heads, rows) the glimpse's attention to the whole prompt.
-            visual_rows: (visual tokens,) the prompt's rows that are visual tokens of all images in order.
+            attention: (layers * heads, rows) the glimpse's attention to all rows of the decoder.
+            visual_rows: (tokens,) the rows that are visual tokens of all images in order.
             images: the encoded images.
+            cells: for each image the (tokens,) places of those tokens, row-major on the merged grid.
             interrupt: ends the request early.
 
         Returns:
-            (visual tokens,) float32 logits.
+            (tokens,) float32 logits.
         """
         parts, start = [], 0
-        for image in images:
-            end = start + image.grid.visual_tokens
-            parts.append(self._score_image(attention, visual_rows[start:end], image, interrupt))
+        for image, own in zip(images, cells, strict=True):
+            end = start + len(own)
+            if end > start:
+                parts.append(self._score_image(attention, visual_rows[start:end], image, own, interrupt))
             start = end
         rows: FloatArray = np.concatenate(parts, axis=1)
         self._emit("mask_logits", rows)
@@ -94,17 +110,21 @@ class Visual:
         self._scorer.close()
 
     def _score_image(
-        self, attention: Tensor, visual_rows: IntArray, image: VisualTokens, interrupt: Interrupt
+        self, attention: Tensor, visual_rows: IntArray, image: VisualTokens, cells: IntArray, interrupt: Interrupt
     ) -> FloatArray:
-        """(output rows, visual tokens) float32 of one image; the last row decides."""
+        """(output rows, tokens) float32 of one image; the last row decides."""
         scorer, vision = self._manifest.scorer, self._manifest.vision
         cos, sin = token_rope(image.grid, scorer.head_dim, scorer.rope_theta)
-        windows = token_windows(image.grid, vision.window_size, vision.patch_size)
+        features = image.features
+        if len(cells) < image.grid.visual_tokens:
+            cos, sin = cos[cells], sin[cells]
+            features = self._backend.download(features)[:, cells]
+        windows = token_windows(image.grid, vision.window_size, vision.patch_size, cells)
         out = self._scorer.run(
             {
                 "attention": attention,
                 "visual_rows": visual_rows,
-                "features": image.features,
+                "features": features,
                 "cos": cos,
                 "sin": sin,
                 **windows.inputs(),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -44,17 +45,30 @@ class GraphFile:
             return self.multiplied_by_rows(nodes[0].output[0])
         return any(node.op_type == "Gemm" for node in nodes)
 
+    def weights_by_rows(self, starts: Sequence[str], end: str) -> dict[str, int]:
+        """Returns the weights (outputs, inputs) that a value depends on, and how many outputs each has."""
+        names = self._walk(starts, [end])[2]
+        return {name: self.initializers[name].dims[0] for name in names if self.multiplied_by_rows(name)}
+
     def used_initializers(self) -> list[str]:
         """Returns the weights and constants that some output depends on."""
         return self._walk((), self.outputs)[2]
 
-    def cut(self, starts: Sequence[str], ends: Sequence[str], level: int = FAST) -> tuple[bytes, list[str]]:
+    def cut(
+        self,
+        starts: Sequence[str],
+        ends: Sequence[str],
+        level: int = FAST,
+        rows: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+    ) -> tuple[bytes, list[str]]:
         """Returns the model between two sets of values, and the names of its inputs.
 
         Args:
             starts: values that become inputs, float32; those that the ends do not depend on are left out.
             ends: values that become outputs.
             level: what products of integer weights are computed in.
+            rows: first row and the row behind the last one of weights that only a part is wanted of; what is made of
+                it has as many columns.
 
         Raises:
             Stop: there is no such value, or nothing to compute it from.
@@ -65,9 +79,9 @@ class GraphFile:
             self._inputs.get(name) or onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
             for name in inputs
         ]
-        known = {value.name: value for value in self.proto.graph.output}
+        known = {} if rows else {value.name: value for value in self.proto.graph.output}
         outputs = [known.get(name) or onnx.helper.make_empty_tensor_value_info(name) for name in ends]
-        weights = [self.initializers[name] for name in initializers]
+        weights = [_some_rows(self.initializers[name], rows.get(name)) for name in initializers]
         graph = onnx.helper.make_graph(nodes, "cut", infos, outputs, weights)
         model = onnx.helper.make_model(graph, opset_imports=self.proto.opset_import, ir_version=self.proto.ir_version)
         return model.SerializeToString(), inputs
@@ -102,6 +116,20 @@ class GraphFile:
         return [nodes[index] for index in sorted(nodes)], list(inputs), list(initializers)
 
 
+def _some_rows(tensor: Any, rows: tuple[int, int] | None) -> Any:
+    """Returns a weight in a file of its own as some of its rows."""
+    if rows is None:
+        return tensor
+    part = onnx.TensorProto()
+    part.CopyFrom(tensor)
+    places = {entry.key: entry for entry in part.external_data}
+    row_bytes = int(places["length"].value) // tensor.dims[0]
+    part.dims[0] = rows[1] - rows[0]
+    places["offset"].value = str(int(places["offset"].value) + rows[0] * row_bytes)
+    places["length"].value = str(part.dims[0] * row_bytes)
+    return part
+
+
 def _at_level(node: Any, level: int) -> Any:
     """Returns a node that computes products of integer weights in the way of a level."""
     if node.op_type != "MatMulNBits":
@@ -117,18 +145,18 @@ def _at_level(node: Any, level: int) -> Any:
 class Piece:
     """A cut, loaded into onnxruntime."""
 
-    def __init__(self, graph: GraphFile, starts: Sequence[str], ends: Sequence[str], level: int = FAST) -> None:
-        """Loads the part of a graph between some values; see ``GraphFile.cut``.
-
-        Args:
-            graph: the graph.
-            starts: values that become inputs.
-            ends: values that become outputs.
-            level: what products of integer weights are computed in.
-        """
+    def __init__(
+        self,
+        graph: GraphFile,
+        starts: Sequence[str],
+        ends: Sequence[str],
+        level: int = FAST,
+        rows: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+    ) -> None:
+        """Loads the part of a graph between some values; arguments as in ``GraphFile.cut``."""
         import onnxruntime
 
-        model, self.inputs = graph.cut(starts, ends, level)
+        model, self.inputs = graph.cut(starts, ends, level, rows)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.enable_mem_pattern = False

@@ -15,7 +15,7 @@ from glimpse_export.certify.record import Recorder
 from glimpse_export.certify.stored import StoredWeights
 from glimpse_export.certify.vision import Seen
 from glimpse_export.certify.weights import MEASURE
-from glimpse_runtime import pruning
+from glimpse_runtime import rule as rules
 from glimpse_runtime.manifest import Manifest, StageSpec
 from glimpse_runtime.positions import token_rope, token_windows
 from glimpse_runtime.preprocess import Grid
@@ -146,8 +146,8 @@ class ScoreCheck:
         anchors = self._architecture.pruning.anchors if len(grids) == 1 else ()
         self._recorder.at_most(STAGE, None, "relative_l2", measure.relative_l2(ours, reference), self._bounds.score)
         self._recorder.at_least(STAGE, None, "cosine", measure.cosine(ours, reference), None)
-        rule = pruning.merge(Pruning(anchors=anchors), self._manifest.pruning)
-        found = pruning.select(ours, rule, grids)
+        rule = rules.merge(Pruning(anchors=anchors), self._manifest.pruning)
+        found = rules.select(ours, rule, grids)
 
         def choose(logits: FloatArray) -> BoolArray:
             merged = [grid.merged for grid in grids]

@@ -13,6 +13,7 @@ from glimpse_export.architecture import VISION_NORM_EPS, Architecture
 from glimpse_export.checkpoint import Checkpoint
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.dialects import Attention, Dialect, Heads
+from glimpse_export.graphs.received import attention_received
 from glimpse_export.graphs.windows import WindowInputs
 from glimpse_export.precision import DEFAULT_PRECISION, INTEGER
 
@@ -49,8 +50,16 @@ def expected_tensors(architecture: Architecture) -> dict[str, tuple[int, ...]]:
 class VisionAuthor:
     """Writes the vision graph."""
 
-    def __init__(self, architecture: Architecture, checkpoint: Checkpoint, dialect: Dialect, precision: str) -> None:
-        """Prepares."""
+    def __init__(
+        self,
+        architecture: Architecture,
+        checkpoint: Checkpoint,
+        dialect: Dialect,
+        precision: str,
+        attention: bool = False,
+    ) -> None:
+        """Prepares; with ``attention`` the graph also gives what each token receives in the last full attention."""
+        self._received_in = max(architecture.vision.full_attention) if attention else None
         self._form = dialect.linear(precision)
         # Pixels carry detail that a few bits would lose, and the kernel is small: it is never rounded to integers.
         self._kernel_form = dialect.linear(DEFAULT_PRECISION if precision in INTEGER else precision)
@@ -82,6 +91,8 @@ class VisionAuthor:
             normed = self._norm(g, h, f"{prefix}.norm1")
             if block in vision.full_attention:
                 mixed = self._attention(g, normed, prefix, whole, None)
+                if block == self._received_in:
+                    self._received(g, normed, prefix, whole)
             else:
                 mixed = self._attention(g, normed, prefix, windowed, windows)
             normed, h = self._dialect.add_rms_norm(
@@ -113,6 +124,13 @@ class VisionAuthor:
         if windows is not None:
             out = windows.restore(g, out)
         return self._linear(g, out, f"{prefix}.attn.proj", bounded=False)
+
+    def _received(self, g: GraphBuilder, x: ir.Value, prefix: str, attention: Attention | None) -> None:
+        vision = self._vision
+        assert attention is not None
+        q, k = (attention.rotated(g, self._linear(g, x, f"{prefix}.attn.qkv", part=part)) for part in range(2))
+        heads = Heads(vision.heads, vision.heads, vision.head_dim, vision.head_dim)
+        g.output(attention_received(g, q, k, heads, vision.merge_unit), "attention_received", ["visual_tokens"])
 
     def _mlp(self, g: GraphBuilder, prefix: str, x: ir.Value) -> ir.Value:
         gate = self._dialect.activation(g, self._linear(g, x, f"{prefix}.gate_proj"), self._vision.activation)

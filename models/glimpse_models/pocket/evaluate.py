@@ -1,7 +1,8 @@
 """Measures the deployed model: ``python -m glimpse_models.pocket.evaluate [--bundle DIR]``.
 
 It asks the runtime held-out questions without pruning, with the default threshold and with the paper's cap, and
-compares with what pruning must beat: as many tokens chosen at random, and none at all.
+compares with what pruning must beat: as many tokens chosen at random, and none at all. ``--pruner``, ``--keep``,
+``--pre`` and ``--pre-keep`` add another way of pruning.
 """
 
 from __future__ import annotations
@@ -57,9 +58,10 @@ def _mean(values: Sequence[float]) -> float:
 class Evaluation:
     """Asks every question in every way."""
 
-    def __init__(self, session: Session, seed: int) -> None:
-        """Use an open session; ``seed`` draws the random masks."""
+    def __init__(self, session: Session, seed: int, other: Pruning | None = None) -> None:
+        """Use an open session; ``seed`` draws the random masks, ``other`` is one more way of pruning."""
         self.session = session
+        self.other = other
         self.random = np.random.default_rng(seed)
         self.results: dict[str, Result] = defaultdict(Result)
 
@@ -70,6 +72,8 @@ class Evaluation:
         self._ask(f"cap {PAPER_CAP}", sample, Pruning(max_keep_ratio=PAPER_CAP))
         self._ask("random", sample, Pruning(keep_masks=[self._shuffled(mask) for mask in kept]))
         self._ask("none", sample, Pruning(keep_masks=[np.zeros_like(mask) for mask in kept]))
+        if self.other is not None:
+            self._ask(_name(self.other), sample, self.other)
 
     def _ask(self, name: str, sample: Sample, pruning: Pruning) -> list[Mask]:
         answer = self.session.ask(sample.image, sample.question.text, pruning=pruning, max_new_tokens=MAX_NEW_TOKENS)
@@ -86,9 +90,23 @@ class Evaluation:
         return self.random.permutation(mask.reshape(-1)).reshape(mask.shape)
 
 
-def evaluate(session: Session, count: int, seed: int, split: Any = "test", progress: bool = False) -> Evaluation:
+def _name(pruning: Pruning) -> str:
+    """Return what to call a way of pruning."""
+    keep = "" if pruning.max_keep_ratio is None else f" {pruning.max_keep_ratio:g}"
+    first = "" if pruning.pre is None else f"{pruning.pre} {pruning.pre_keep:g}, "
+    return f"{first}{pruning.method}{keep}"
+
+
+def evaluate(
+    session: Session,
+    count: int,
+    seed: int,
+    split: Any = "test",
+    progress: bool = False,
+    other: Pruning | None = None,
+) -> Evaluation:
     """Ask ``count`` held-out questions."""
-    evaluation = Evaluation(session, seed)
+    evaluation = Evaluation(session, seed, other)
     for index, sample in enumerate(samples(count, seed, split), 1):
         evaluation.add(sample)
         if progress:
@@ -98,11 +116,12 @@ def evaluate(session: Session, count: int, seed: int, split: Any = "test", progr
 
 def table(summaries: dict[str, dict[str, Any]]) -> str:
     """Return the summaries as a text table."""
-    lines = [" ".join([f"{'':10s}", *(f"{name:>7s}" for name in ("all", *TYPES, "pruned"))])]
+    width = max(10, *map(len, summaries))
+    lines = [" ".join([f"{'':{width}s}", *(f"{name:>7s}" for name in ("all", *TYPES, "pruned"))])]
     for name, summary in summaries.items():
         by_type = [summary["exact_match_by_type"].get(kind, float("nan")) for kind in TYPES]
         figures = [summary["exact_match"], *by_type, summary["pruned_share"]]
-        lines.append(" ".join([f"{name:10s}", *(f"{figure:7.3f}" for figure in figures)]))
+        lines.append(" ".join([f"{name:{width}s}", *(f"{figure:7.3f}" for figure in figures)]))
     return "\n".join(lines)
 
 
@@ -113,10 +132,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the scenes (default: %(default)s)")
     parser.add_argument("--split", choices=SPLITS, default="test", help="default: %(default)s")
     parser.add_argument("--bundle", help="bundle folder (default: the packaged pocket bundle)")
+    parser.add_argument("--pruner", help="another method")
+    parser.add_argument("--keep", type=float, help="its max_keep_ratio")
+    parser.add_argument("--pre", help="a first stage before layer 0")
+    parser.add_argument("--pre-keep", type=float, help="the share it keeps")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
+    other = None
+    if any(value is not None for value in (options.pruner, options.keep, options.pre, options.pre_keep)):
+        method = options.pruner or "glimpse"
+        other = Pruning(max_keep_ratio=options.keep, method=method, pre=options.pre, pre_keep=options.pre_keep)
     with load(options.bundle) as session:
-        evaluation = evaluate(session, options.samples, options.seed, options.split, sys.stderr.isatty())
+        evaluation = evaluate(session, options.samples, options.seed, options.split, sys.stderr.isatty(), other)
     summaries = {name: result.summary() for name, result in evaluation.results.items()}
     if options.json:
         print(json.dumps({"split": options.split, "seed": options.seed, "results": summaries}, indent=2))

@@ -49,6 +49,10 @@ class Attention(Protocol):
         """
         ...
 
+    def rotated(self, g: GraphBuilder, x: ir.Value) -> ir.Value:
+        """Returns (heads, rows, size) float32: the rotated heads of (1, rows, heads * size), over all rows."""
+        ...
+
 
 class DecoderStep(Protocol):
     """The inputs that every decoder graph has beside hidden states, and causal attention over the KV cache."""

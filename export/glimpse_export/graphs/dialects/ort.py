@@ -105,6 +105,11 @@ class OrtAttention:
         out = g.op("MultiHeadAttention", q, k, v, None, keys, domain=MICROSOFT, num_heads=heads.query, scale=scale)
         return out if self.windows is None else g.reshape(out, 1, -1, width)
 
+    def rotated(self, g: GraphBuilder, x: ir.Value) -> ir.Value:
+        """See ``Attention``."""
+        apart = g.reshape(_rotated(g, x, self.cos, self.sin), -1, self.heads.query, self.heads.size)
+        return g.op("Transpose", apart, perm=[1, 0, 2])
+
 
 @dataclass(frozen=True)
 class OrtStep:

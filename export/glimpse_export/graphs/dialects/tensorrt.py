@@ -131,6 +131,11 @@ class HeadAttention:
         out = _widened(g, self._product.attend(g, q, k, v, self._mask), dtype)
         return _joined(g, out, heads.query * heads.value_size)
 
+    def rotated(self, g: GraphBuilder, x: ir.Value) -> ir.Value:
+        """See ``Attention``."""
+        apart = self._split(g, x, self._heads.query, self._heads.size)
+        return g.op("Squeeze", self._dialect.rotate(g, apart, self._cos, self._sin), g.integers(0))
+
     def _split(self, g: GraphBuilder, x: ir.Value, count: int, size: int) -> ir.Value:
         return g.op("Transpose", g.reshape(x, *self._rows, count, size), perm=[0, 2, 1, 3])
 

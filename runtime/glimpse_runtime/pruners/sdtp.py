@@ -1,0 +1,22 @@
+"""SDTP: saliency predicted from the hidden states by a small perceptron.
+
+Tao et al., "Saliency-driven Dynamic Token Pruning for Large Language Models", arXiv 2504.04514: a perceptron of two
+layers, trained with a ranking loss to follow gradient times input, scores the tokens' hidden states at several
+layers. A graph that is cut once has one such place, the split; a method before layer 0 can be the stage before it.
+
+Weights come from ``pruner.sdtp.npz`` in the bundle: w1 (hidden, inner), b1 (inner,), w2 (inner,), b2 (), all float.
+"""
+
+from glimpse_runtime.pruners.activation import gelu
+from glimpse_runtime.pruners.base import SPLIT, Pruner, PrunerInput
+from glimpse_runtime.types import FloatArray
+
+
+def choose(given: PrunerInput) -> FloatArray:
+    """Returns the predicted saliency of each token."""
+    inner = gelu(given.hidden @ given.weights("w1") + given.weights("b1"))
+    out: FloatArray = inner @ given.weights("w2") + given.weights("b2")
+    return out
+
+
+PRUNER = Pruner("sdtp", SPLIT, ("hidden", "weights"), "SDTP, arXiv 2504.04514", choose)
