@@ -2,6 +2,7 @@
 # make test   sets up, runs all tests
 # make check  sets up, runs the linters and type checker
 # make plugin  sets up, compiles the compaction kernels for every GPU that nvcc knows, runs their properties
+# make test-rtx  adds TensorRT-RTX, builds engines of pocket without a GPU
 # make test-robots  sets up a venv with OpenCV, ROS 2 and dora, runs the tests that talk to them
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ ROBOTS_VENV ?= .venv-robots
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test plugin test-robots check clean bundle
+.PHONY: setup demo test plugin test-rtx test-robots check clean bundle
 
 setup: $(STAMP)
 
@@ -32,6 +33,13 @@ test: $(STAMP)
 plugin: $(STAMP)
 	$(BIN)/python -m glimpse_plugins --all-architectures
 	$(BIN)/python -m pytest -q tests/compaction/test_compaction.py tests/compaction/test_library.py
+
+test-rtx: $(STAMP)-rtx
+	$(BIN)/python -m pytest -q -rs -m rtx tests
+
+$(STAMP)-rtx: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[rtx]"
+	touch $@
 
 test-robots: $(ROBOTS_VENV)/.installed
 	$(ROBOTS_VENV)/bin/python -m pytest -q -rs -m robots tests/robots

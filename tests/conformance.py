@@ -62,17 +62,19 @@ def run_model(folder: Path, dialect: str = "ort") -> Iterator[CaseResult]:
             yield run_case(folder, name, bundle)
 
 
-def run_case(folder: Path, name: str, bundle: Bundle) -> CaseResult:
+def run_case(folder: Path, name: str, bundle: Bundle, device: str = "cpu") -> CaseResult:
     """Runs one case and compares every array it has."""
     case = json.loads((folder / "cases" / f"{name}.json").read_text())
-    return check_case(folder, case, dict(np.load(folder / "cases" / f"{name}.npz")), bundle)
+    return check_case(folder, case, dict(np.load(folder / "cases" / f"{name}.npz")), bundle, device)
 
 
-def check_case(folder: Path, case: dict[str, Any], golden: dict[str, Array], bundle: Bundle) -> CaseResult:
+def check_case(
+    folder: Path, case: dict[str, Any], golden: dict[str, Array], bundle: Bundle, device: str = "cpu"
+) -> CaseResult:
     """Runs a case whose settings and expected arrays are given."""
     result = CaseResult(case["name"])
     try:
-        candidate = candidate_arrays(folder, case, golden, bundle)
+        candidate = candidate_arrays(folder, case, golden, bundle, device)
     except GlimpseError as error:
         result.problems.append(f"{type(error).__name__}: {error}")
         return result
@@ -128,12 +130,14 @@ def compare(key: str, expected: Array, found: Array, result: CaseResult) -> None
             result.problems.append(f"{key}: max abs difference {difference.max():.3g}")
 
 
-def candidate_arrays(folder: Path, case: dict[str, Any], golden: dict[str, Array], bundle: Bundle) -> dict[str, Array]:
+def candidate_arrays(
+    folder: Path, case: dict[str, Any], golden: dict[str, Array], bundle: Bundle, device: str = "cpu"
+) -> dict[str, Array]:
     """Runs the pipeline on a case's images and token ids, and names what it traced as FORMAT.md does."""
     trace: dict[str, list[Array]] = defaultdict(list)
     images = [folder / image["file"] for image in case["images"]]
     ids = golden["input_ids"][0]
-    with session_for(folder, case, bundle, lambda name, value: trace[name].append(np.array(value))) as session:
+    with session_for(folder, case, bundle, lambda name, value: trace[name].append(np.array(value)), device) as session:
         answer = session.ask_ids(
             images,
             ids,
@@ -146,14 +150,14 @@ def candidate_arrays(folder: Path, case: dict[str, Any], golden: dict[str, Array
     return name_arrays(trace, ids, answer.token_ids, [mask.shape for mask in answer.pruning.keep_masks], sizes)
 
 
-def session_for(folder: Path, case: dict[str, Any], bundle: Bundle, trace: Any) -> Session:
+def session_for(folder: Path, case: dict[str, Any], bundle: Bundle, trace: Any, device: str = "cpu") -> Session:
     """Opens a session with the case's image rules."""
     config = read_json(folder / "base" / "config.json")
     vision = read_architecture(config, read_json(folder / "adapter" / "config.json"), {}, "base", "adapter").vision
     processor = read_json(folder / "base" / "preprocessor_config.json") | case["processor_overrides"]
     rules = read_image_rules(processor, vision, "preprocessor_config.json")
     changed = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, images=rules))
-    return Session(changed, Pipeline(changed, open_backend("cpu"), trace))
+    return Session(changed, Pipeline(changed, open_backend(device), trace))
 
 
 def pruning_for(folder: Path, case: dict[str, Any], golden: dict[str, Array]) -> Pruning:

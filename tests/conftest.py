@@ -158,6 +158,51 @@ def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
 
 
+FAKE_TENSORRT = Path(__file__).parent / "fake_tensorrt"
+
+
+@pytest.fixture
+def fake_tensorrt(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Makes ``tensorrt`` and ``tensorrt_rtx`` stand-ins, here and in processes started from here."""
+    from glimpse_runtime.engines import flavours
+
+    def forget() -> None:
+        for name in [name for name in sys.modules if name.split(".")[0] in ("fake_trt", "tensorrt", "tensorrt_rtx")]:
+            del sys.modules[name]
+
+    real = {name: module for name, module in sys.modules.items() if name.split(".")[0] in ("tensorrt", "tensorrt_rtx")}
+    forget()
+    monkeypatch.syspath_prepend(str(FAKE_TENSORRT))
+    monkeypatch.setattr(flavours, "repair_rtx_wheel", lambda: None)
+    yield monkeypatch
+    forget()
+    sys.modules.update(real)
+
+
 def work_of(out: Path) -> Path:
     """Where an export to ``out`` keeps its work."""
     return out.parent / f".{out.name}.work"
+
+
+@pytest.fixture(scope="session")
+def engine_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pocket in the dialects that TensorRT imports, in float16."""
+    pytest.importorskip("onnx_ir")
+    pytest.importorskip("torch")
+    from glimpse_export import ExportOptions, export
+    from glimpse_export.precision import Precision
+
+    precision = Precision.choose("fp16", gpu=True)
+    made = ExportOptions("pocket", dialects=("opset24", "plain"), precision=precision, certify="off")
+    return export(made, tmp_path_factory.mktemp("engines") / "pocket")
+
+
+@pytest.fixture(scope="session")
+def traced_bundle(tmp_path_factory: pytest.TempPathFactory, golden: Path) -> Path:
+    """The golden model in the dialects that TensorRT imports, with the outputs that tracing adds."""
+    pytest.importorskip("onnx_ir")
+    pytest.importorskip("torch")
+    from glimpse_export import export
+
+    made = options(golden, dialects=("opset24", "plain"), trace=True)
+    return export(made, tmp_path_factory.mktemp("traced") / "bundle")

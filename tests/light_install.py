@@ -34,6 +34,12 @@ def main() -> None:
     assert done.returncode == 1, done
     assert "glimpse-edge[export]" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
+    done = subprocess.run(
+        [export, "--bundle", "b", "--target", "tensorrt"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done
+    assert "python3-libnvinfer" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
     print("the light installation answers, and export says what it needs")
 
 

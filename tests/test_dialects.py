@@ -14,6 +14,7 @@ from conftest import GOLDEN, options
 from factory import write_model
 
 from glimpse_export import ExportOptions, UnsupportedError, export, plan
+from glimpse_export.graphs import matrix
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.dialects import DIALECTS, dialect
 from glimpse_export.graphs.linear import head_parts
@@ -205,9 +206,12 @@ def test_the_cache_follows_the_matrices_on_gpus_alone() -> None:
 
 @pytest.mark.parametrize("shape", [(6, 300), (5, 40), (7, 256)])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_dequantised_products_are_those_of_numpy(bits: int, shape: tuple[int, int], tmp_path: Path) -> None:
-    """Odd outputs, inputs that do not fill their blocks, and a block of zeros."""
+def test_dequantised_products_are_those_of_numpy(
+    bits: int, shape: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Odd outputs, inputs that do not fill their blocks, a block of zeros; written in runs of a few rows."""
     ort = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(matrix, "CHUNK_VALUES", 3 * shape[1])
     rng = np.random.default_rng(bits)
     rows, x = rng.standard_normal(shape).astype(np.float32), rng.standard_normal((9, shape[1])).astype(np.float32)
     rows[2, :128], rows[1, 3] = 0, 20

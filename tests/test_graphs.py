@@ -15,6 +15,7 @@ from factory import write_model
 from test_variants import VARIANTS
 
 from glimpse_export import export
+from glimpse_export.graphs.compact import DOMAIN
 from glimpse_export.graphs.dialects import DIALECTS
 from glimpse_export.precision import PRECISIONS, Precision
 from glimpse_runtime.manifest import MANIFEST_NAME, Manifest
@@ -65,10 +66,11 @@ def check_graphs(folder: Path, precision: str) -> None:
             where = f"{dialect} {stage}"
             onnx.checker.check_model(str(path), full_check=True)
             opset = {entry.domain: entry.version for entry in model.opset_import}
-            # The scorer is float32 whatever the rest is; vision is not rounded to four bits unless asked.
-            assert opset[""] == OPSETS[dialect]["fp32" if stage == "score" else precision], where
-            assert set(opset) <= {""}, where
-            for node in model.graph.node:
+            # Neither holds matrices that are rounded, whatever the rest is.
+            assert opset[""] == OPSETS[dialect]["fp32" if stage in ("score", "compact") else precision], where
+            assert set(opset) <= ({"", DOMAIN} if stage == "compact" else {""}), where
+            nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+            for node in nodes:
                 assert node.op_type not in BANNED, where
                 assert dialect == "opset24" or node.op_type not in LATER, where
                 assert len(node.input) <= MOST_INPUTS.get(node.op_type, 99), where
@@ -139,6 +141,6 @@ def test_a_cache_has_the_length_of_the_profile(golden: Path, tmp_path: Path) -> 
                 for value in (*model.graph.input, *model.graph.output)
                 if value.name.startswith(("past.", "present."))
             }
-            assert shapes == ({(1, 2, 200, 16)} if stage in ("lower", "upper") else set())
+            assert shapes == ({(1, 2, 200, 16)} if stage in ("lower", "upper", "compact") else set())
     outputs = {tensor.name: tensor.shape for tensor in manifest_of(folder).graphs["plain"]["lower"].outputs}
     assert outputs["glimpse_attention"] == (4, 200)

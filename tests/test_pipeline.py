@@ -29,7 +29,7 @@ def test_warm_up_runs_every_graph_and_leaves_no_trace(
     original = OrtEngine._run
 
     def spy(self: OrtEngine, *arguments: object, **options: object) -> None:
-        ran.append(",".join(self._outputs))
+        ran.append(",".join(spec.name for spec in self._outputs))
         original(self, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(OrtEngine, "_run", spy)

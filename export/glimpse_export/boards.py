@@ -1,4 +1,7 @@
-"""How much memory a model may have at run time: an amount, or what is left on a board."""
+"""Boards by name: what glimpse-export chooses for them, and how much memory they leave to a model.
+
+Worked out from data sheets and NVIDIA's documentation; nothing here was measured on the boards.
+"""
 
 import difflib
 import re
@@ -17,19 +20,83 @@ _UNITS = {
 }
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Z]*)")
 
-# CPU and GPU of these boards share one memory. GiB by name.
+# Dialects of one bundle share their weights, so a board whose JetPack is not known gets both.
+_EITHER_JETPACK = ("opset24", "plain")
+_ORIN_SOFTWARE = "JetPack 6: TensorRT 10.3; JetPack 7.2: 10.16"
+
+
+@dataclass(frozen=True)
+class Board:
+    """A board, or a desktop GPU of some size.
+
+    Attributes:
+        memory_gib: its memory; a desktop's is the GPU's.
+        capability: compute capability, None for any.
+        software: what there is to run on.
+        target: the target of an export for it.
+        dialects: the dialects of a bundle for it.
+        precision: whose recommended precision it gets, in ``glimpse_models.facts.TARGETS``.
+        max_context: rows of the KV cache, None for what the model has by default.
+        max_visual_tokens: largest image, None for the same.
+        lm_head_parts: parts the LM head is multiplied in, for want of contiguous memory.
+        shared: CPU and GPU share the memory.
+    """
+
+    memory_gib: int
+    capability: str | None
+    software: str
+    target: str = "tensorrt"
+    dialects: tuple[str, ...] = _EITHER_JETPACK
+    precision: str = "tensorrt"
+    max_context: int | None = None
+    max_visual_tokens: int | None = None
+    lm_head_parts: int = 1
+    shared: bool = True
+
+
+def _small_orin(memory_gib: int, max_context: int, max_visual_tokens: int) -> Board:
+    return Board(
+        memory_gib,
+        "8.7",
+        _ORIN_SOFTWARE,
+        precision="orin-8gb",
+        max_context=max_context,
+        max_visual_tokens=max_visual_tokens,
+        lm_head_parts=2,
+    )
+
+
+def _desktop(memory_gib: int, precision: str) -> Board:
+    return Board(
+        memory_gib,
+        None,
+        "TensorRT-RTX 1.7",
+        target="tensorrt-rtx",
+        dialects=("opset24",),
+        precision=precision,
+        shared=False,
+    )
+
+
 BOARDS = {
-    "orin-nano-4gb": 4,
-    "orin-nano-8gb": 8,
-    "orin-nx-8gb": 8,
-    "orin-nx-16gb": 16,
-    "agx-orin-32gb": 32,
-    "agx-orin-64gb": 64,
-    "thor-128gb": 128,
+    "orin-nano-4gb": _small_orin(4, 1024, 512),
+    "orin-nano-8gb": _small_orin(8, 2048, 1024),
+    "orin-nx-8gb": _small_orin(8, 2048, 1024),
+    "orin-nx-16gb": Board(16, "8.7", _ORIN_SOFTWARE),
+    "agx-orin-32gb": Board(32, "8.7", _ORIN_SOFTWARE),
+    "agx-orin-64gb": Board(64, "8.7", _ORIN_SOFTWARE),
+    "thor-128gb": Board(128, "11.0", "JetPack 7.0: TensorRT 10.13; JetPack 7.2: 10.16"),
+    "rtx-8gb": _desktop(8, "orin-8gb"),
+    "rtx-12gb": _desktop(12, "tensorrt"),
+    "rtx-16gb": _desktop(16, "tensorrt"),
+    "rtx-24gb": _desktop(24, "tensorrt"),
+    "rtx-32gb": _desktop(32, "tensorrt"),
 }
-# An assumption, not measured on the boards: firmware and kernel keep a share, a system without a desktop the rest.
+# Assumptions: firmware and kernel keep a share of a shared memory, a system without a desktop the rest; a desktop's
+# GPU draws the screen as well.
 _KEPT_SHARE = 1 / 20
 _SYSTEM_BYTES = 1 << 30
+_SCREEN_BYTES = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -58,9 +125,11 @@ def parse_budget(text: str) -> Budget:
     Raises:
         ValueError: it is neither, or nothing at all.
     """
-    if text.lower() in BOARDS:
-        nbytes = BOARDS[text.lower()] << 30
-        return Budget(text.lower(), nbytes, int(nbytes * _KEPT_SHARE) + _SYSTEM_BYTES)
+    board = BOARDS.get(text.lower())
+    if board is not None:
+        nbytes = board.memory_gib << 30
+        reserve_bytes = int(nbytes * _KEPT_SHARE) + _SYSTEM_BYTES if board.shared else _SCREEN_BYTES
+        return Budget(text.lower(), nbytes, reserve_bytes)
     found = _AMOUNT.fullmatch(text.strip().upper())
     if found is None or found[2] not in _UNITS:
         near = difflib.get_close_matches(text.lower(), BOARDS, 1)

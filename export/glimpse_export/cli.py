@@ -1,4 +1,4 @@
-"""The command ``glimpse-export``: a thin skin over ``plan`` and ``export``."""
+"""The command ``glimpse-export``: a thin skin over ``plan``, ``export`` and ``build_engines``."""
 
 import sys
 from pathlib import Path
@@ -7,13 +7,15 @@ from typing import Any
 import click
 
 from glimpse_export.boards import BOARDS, Budget, parse_budget
-from glimpse_export.options import CERTIFY_LEVELS, DEFAULT_DIALECTS, DIALECT_NAMES
-from glimpse_export.precision import CACHE_PRECISIONS, PRECISIONS, Precision
-from glimpse_models import find
+from glimpse_export.options import CERTIFY_LEVELS, DIALECT_NAMES
+from glimpse_export.precision import CACHE_PRECISIONS, PRECISIONS
+from glimpse_export.request import board_of, build_options, export_options, target_of
+from glimpse_export.targets import TARGETS
 from glimpse_models.listing import listing
 from glimpse_runtime import terminal
 
 _COUNT = click.IntRange(min=1)
+_FOR_BUNDLES = ("bundle", "target", "board", "dialects", "plugin", "budget", "force", "dry_run", "as_json", "debug")
 
 
 def _budget(context: click.Context, option: click.Parameter, value: str | None) -> Budget | None:
@@ -26,9 +28,23 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option(
     "--model",
-    required=True,
     metavar="NAME|HUB-ID|FOLDER",
     help="What to export; --list shows the names. A folder holds Hugging Face files.",
+)
+@click.option(
+    "--bundle",
+    metavar="BUNDLE|HUB-ID",
+    help="Build the engines of this bundle, on the machine that will run them.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(tuple(TARGETS)),
+    help="Where it will run; decides what is not said otherwise. By default what --board needs, else cpu.",
+)
+@click.option(
+    "--board",
+    type=click.Choice(tuple(BOARDS)),
+    help="Presets of a board or a desktop GPU: target, precision, limits, and its memory as --budget. Not measured.",
 )
 @click.option("--adapter", metavar="HUB-ID|FOLDER", help="GlimpsePrune adapter: config.json and new_modules_gp.pt.")
 @click.option(
@@ -45,7 +61,7 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
-    help="What matrices are rounded to: by default what --list recommends for a CPU, fp32 for other models.",
+    help="What matrices are rounded to: by default what --list recommends for the target, fp32 for other models.",
 )
 @click.option("--vision-precision", type=click.Choice(PRECISIONS), help="The same for the vision encoder.")
 @click.option("--lower-precision", type=click.Choice(PRECISIONS), help="The same for the decoder layers 0..K.")
@@ -64,14 +80,13 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
     "dialects",
     type=click.Choice(DIALECT_NAMES),
     multiple=True,
-    default=DEFAULT_DIALECTS,
-    help="Family of inference engines the graphs are written for; may be given several times, weights are shared.",
+    help="Family of inference engines the graphs are written for; may be given several times, weights are shared. By "
+    "default what the target needs.",
 )
 @click.option(
     "--head-parts",
     type=_COUNT,
-    default=1,
-    help="Products the LM head is made of; more than one saves memory in between on small boards.",
+    help="Products the LM head is made of, by default 1; more save memory in between on small boards.",
 )
 @click.option(
     "--vision-attention",
@@ -88,12 +103,19 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
     "--budget",
     callback=_budget,
     metavar="SIZE|BOARD",
-    help="Refuse what would need more memory at run time than 8GiB, 6000MB or the like, or than is left on a board: "
-    f"{', '.join(BOARDS)}.",
+    help="Refuse what would need more memory at run time than 8GiB, 6000MB or the like, or than is left on a board. "
+    "With --bundle: what a build may take; by default what is free.",
+)
+@click.option(
+    "--plugin/--no-plugin",
+    default=None,
+    help="Insist on the CUDA plugin for compaction, or do without. By default it is used where it can be compiled.",
 )
 @click.option("--dry-run", is_flag=True, help="Check everything, print sizes, memory and times; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print the plan as one JSON object.")
-@click.option("--force", is_flag=True, help="Begin from nothing, and replace a bundle that is already there.")
+@click.option(
+    "--force", is_flag=True, help="Begin from nothing, and replace a bundle or engines that are already there."
+)
 @click.option(
     "--list",
     is_flag=True,
@@ -103,46 +125,36 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
     help="Print the models known by name and exit.",
 )
 @terminal.common_options
-def run(**options: Any) -> None:
+def run(**words: Any) -> None:
     """Exports a vision-language model with a GlimpsePrune adapter to a bundle for glimpse-run.
 
-    The bundle's folder goes to standard output, progress to standard error.
+    With --bundle it builds the TensorRT engines of a bundle that is there; that needs neither torch nor transformers.
+
+    The bundle's folder goes to standard output, or the engines' files; progress goes to standard error.
     """
-    export_model(options)
+    _check(click.get_current_context(), words)
+    if words["bundle"] is not None:
+        build(words)
+    else:
+        export_model(words)
 
 
-def export_model(options: dict[str, Any]) -> None:
-    """Plans, and unless it is a dry run writes the bundle."""
-    if options["as_json"] and not options["dry_run"]:
-        raise click.UsageError("--json prints a plan; use it with --dry-run")
+def export_model(words: dict[str, Any]) -> None:
+    """Plans, and unless it is a dry run writes the bundle, and builds its engines where they can be built."""
     try:
-        from glimpse_export import ExportOptions, plan
+        from glimpse_export import plan
         from glimpse_export.exporter import carry_out
         from glimpse_export.plan_text import describe, to_json
         from glimpse_runtime.manifest import MANIFEST_NAME, Manifest
     except ImportError as error:
         raise click.ClickException(f'{error.name} is not installed; run: pip install "glimpse-edge[export]"') from None
-    request = ExportOptions(
-        model=options["model"],
-        adapter=options["adapter"],
-        revision=options["revision"],
-        dialects=options["dialects"],
-        precision=_precision(options),
-        head_parts=options["head_parts"],
-        vision_attention=options["vision_attention"],
-        max_context=options["max_context"],
-        max_visual_tokens=options["max_visual_tokens"],
-        budget=options["budget"],
-        tokenizer=not options["no_tokenizer"],
-        certify=options["certify"],
-        force=options["force"],
-    )
-    if options["dry_run"]:
-        checked = plan(request)
-        click.echo(to_json(checked) if options["as_json"] else describe(checked))
+    options = export_options(words)
+    if words["dry_run"]:
+        checked = plan(options)
+        click.echo(to_json(checked) if words["as_json"] else describe(checked))
         return
-    out = options["out"] or Path(f"{Path(options['model']).name.partition('@')[0]}-bundle")
-    outcome = carry_out(request, out, _progress)
+    out = words["out"] or Path(f"{Path(words['model']).name.partition('@')[0]}-bundle")
+    outcome = carry_out(options, out, _progress)
     folder = outcome.folder
     size_bytes = sum(path.stat().st_size for path in folder.iterdir())
     manifest = Manifest.from_json((folder / MANIFEST_NAME).read_text(encoding="utf-8"), str(folder))
@@ -152,17 +164,46 @@ def export_model(options: dict[str, Any]) -> None:
     wrote = "nothing to do, unchanged:" if outcome.unchanged else "wrote"
     terminal.note(f"{wrote} {len(list(folder.glob('*.onnx')))} graphs, {size_bytes / 1e6:,.1f} MB")
     click.echo(folder)
+    if TARGETS[options.target].builds_engines:
+        from glimpse_export.engines.after import build_if_possible
+
+        engines, reason = build_if_possible(folder, build_options(words), board_of(words), terminal.note)
+        terminal.note(reason or f"{len(engines)} engines for {engines[0].record.key.gpu}")
 
 
-def _precision(options: dict[str, Any]) -> Precision:
-    """What was asked for; without ``--precision`` what the registry recommends for a model on a CPU."""
-    parts = {part: options[f"{part}_precision"] for part in Precision.parts()}
-    gpu = DEFAULT_DIALECTS[0] not in options["dialects"]
-    facts = find(options["model"]) if options["precision"] is None else None
-    if facts is None or Path(options["model"]).is_dir():
-        return Precision.choose(options["precision"], gpu, **parts)
-    recommended = facts.precision["cpu"]
-    return Precision.choose(recommended.text, gpu, **{**parts, "vision": parts["vision"] or recommended.vision})
+def build(words: dict[str, Any]) -> None:
+    """Builds the engines of a bundle, or says what there would be to build."""
+    from glimpse_export.engines import plan_text
+    from glimpse_export.engines.builder import build_engines, plan_engines
+    from glimpse_runtime.locate import locate
+
+    folder = locate(words["bundle"])
+    options = build_options(words, words["dialects"][0] if words["dialects"] else None)
+    if words["dry_run"]:
+        planned = plan_engines(folder, options, _progress)
+        click.echo(plan_text.to_json(planned) if words["as_json"] else plan_text.describe(planned))
+        return
+    for engine in build_engines(folder, options, terminal.note):
+        click.echo(engine.path)
+
+
+def _check(context: click.Context, words: dict[str, Any]) -> None:
+    """Refuses options that mean nothing together."""
+    if words["as_json"] and not words["dry_run"]:
+        raise click.UsageError("--json prints a plan; use it with --dry-run")
+    if (words["model"] is None) == (words["bundle"] is None):
+        raise click.UsageError("name either --model to export, or --bundle to build engines of")
+    if words["model"] is not None:
+        return
+    if not TARGETS[target_of(words)].builds_engines:
+        engines = " or ".join(name for name, target in TARGETS.items() if target.builds_engines)
+        raise click.UsageError(f"--bundle builds engines and needs --target {engines}")
+    given = click.core.ParameterSource.COMMANDLINE
+    for option in context.command.params:
+        if option.name not in _FOR_BUNDLES and context.get_parameter_source(option.name or "") == given:
+            raise click.UsageError(f"{option.opts[0]} is for an export, not for --bundle")
+    if len(words["dialects"]) > 1:
+        raise click.UsageError("--bundle builds one --dialect at a time")
 
 
 def _progress(message: str) -> None:

@@ -6,6 +6,7 @@ ExportError
 ├── BudgetError             the model would need more memory at run time than it may have
 ├── UnsupportedError        the model asks for something this version cannot export
 ├── OutputError             the bundle cannot be written where it was asked for
+├── BuildError              an engine cannot be built from a bundle
 └── CertificateError        the bundle does not compute what the original computes
 """
 
@@ -39,6 +40,10 @@ class BudgetError(ExportError):
 
 class OutputError(ExportError):
     """The bundle cannot be written where it was asked for."""
+
+
+class BuildError(ExportError):
+    """An engine cannot be built from a bundle."""
 
 
 class CertificateError(ExportError):

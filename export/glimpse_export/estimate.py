@@ -1,7 +1,8 @@
 """What a planned export will cost, and what its bundle will need at run time, before anything is written.
 
 File sizes and the KV cache are exact. The rest is in proportion to measurements of Qwen2.5-VL-3B on two x86-64 cores
-with onnxruntime's CPU provider; every constant says what was measured.
+with onnxruntime's CPU provider; every constant says what was measured. Of GPUs nothing was: there weights count as they
+are stored, and the rest as on a CPU.
 """
 
 import math
@@ -19,6 +20,7 @@ from glimpse_export.graphs.quantise import BLOCK
 from glimpse_export.planning import Plan
 from glimpse_export.precision import DEFAULT_PRECISION, INTEGER, STORED_DTYPES
 from glimpse_export.stages import WEIGHT_STAGES, WeightStage, tied_head
+from glimpse_export.targets import DEFAULT_TARGET, TARGETS
 from glimpse_runtime.pipeline import ROWS_AT_ONCE
 from glimpse_runtime.session import DEFAULT_SCENE_CACHE_BYTES
 
@@ -38,6 +40,8 @@ _START_S = 3.0
 
 # Run time. Resident without any weights: python, libraries, and a tokenizer of 150,000 words.
 _PROCESS_BYTES = 145 * _MIB
+# The CUDA context and the engine's libraries. Assumed.
+_GPU_PROCESS_BYTES = 600 * _MIB
 # onnxruntime keeps the sum of every block of integers, and a copy of its scale.
 _BYTES_PER_BLOCK = 8
 # Widest moment of the vision encoder per patch, in float32 numbers per unit of its width: 240 MiB at 4,096 patches, and
@@ -163,19 +167,21 @@ def loaded_weights(plan: Plan) -> LoadedWeights:
     plan = plan.with_options(replace(plan.options, dialects=plan.options.dialects[:1]))
     tensors = [tensor for stage in WEIGHT_STAGES if stage.name != "embedding" for tensor in stage.layout(plan).tensors]
     head = tied_head(plan)
-    sizes = [_loaded_bytes(tensor) for tensor in (tensors if head is None else [*tensors, head])]
+    loaded = _widened_bytes if TARGETS[plan.options.target].widens_weights else _stored_bytes
+    sizes = [loaded(tensor) for tensor in (tensors if head is None else [*tensors, head])]
     return LoadedWeights(sum(sizes), max(sizes))
 
 
 def run_memory(plan: Plan, weights: LoadedWeights) -> RunMemory:
-    """Returns what the bundle will need at run time, with onnxruntime on a CPU."""
+    """Returns what the bundle will need at run time on its target."""
+    on_cpu = plan.options.target == DEFAULT_TARGET
     return RunMemory(
         weights=weights.total_bytes,
         kv_cache=_cache_bytes(plan),
         # The engine arranges each matrix anew while it still has it as it was stored, before the first request.
         working=max(_activation_bytes(plan), weights.largest_bytes),
         scenes=DEFAULT_SCENE_CACHE_BYTES,
-        process=_PROCESS_BYTES,
+        process=_PROCESS_BYTES if on_cpu else _PROCESS_BYTES + _GPU_PROCESS_BYTES,
     )
 
 
@@ -208,7 +214,11 @@ def _precision(plan: Plan, stage: str) -> str:
     return {"embedding": plan.embedding_dtype, "vision": chosen.vision}.get(stage, DEFAULT_PRECISION)
 
 
-def _loaded_bytes(tensor: StoredTensor) -> int:
+def _stored_bytes(tensor: StoredTensor) -> int:
+    return tensor.nbytes
+
+
+def _widened_bytes(tensor: StoredTensor) -> int:
     """On a CPU onnxruntime widens fp16 and bf16 matrices to float32 when it loads them."""
     if _kind(tensor) in INTEGER:
         return tensor.nbytes + _BYTES_PER_BLOCK * (_values(tensor) // BLOCK)

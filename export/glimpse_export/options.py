@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from glimpse_export.boards import Budget
 from glimpse_export.precision import Precision
+from glimpse_export.targets import DEFAULT_TARGET
 from glimpse_runtime.certificate import LEVELS
 
 DIALECT_NAMES = ("ort", "opset24", "plain")
@@ -19,6 +20,7 @@ class ExportOptions:
         model: a name of the registry, a hub id (``owner/name`` or ``owner/name@revision``), or a folder.
         adapter: hub id or folder of the adapter; None is the registry's, or the model's own folder.
         revision: branch, tag or commit of the model's hub repository; None is the registry's, or the main branch.
+        target: where the bundle is going to run, in ``glimpse_export.targets.TARGETS``; memory is estimated for it.
         dialects: which families of inference engines there are graphs for; in the order of ``DIALECT_NAMES`` and each
             once, whatever was given.
         precision: what every stage's matrices are written in.
@@ -38,6 +40,7 @@ class ExportOptions:
     model: str
     adapter: str | None = None
     revision: str | None = None
+    target: str = DEFAULT_TARGET
     dialects: tuple[str, ...] = DEFAULT_DIALECTS
     precision: Precision = field(default_factory=Precision)
     head_parts: int = 1

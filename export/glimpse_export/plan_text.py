@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from glimpse_export.estimate import Estimate, estimate
 from glimpse_export.planning import Plan
+from glimpse_export.targets import DEFAULT_TARGET
 
 POSTS = {
     "weights": "weights",
@@ -31,6 +32,7 @@ def to_json(plan: Plan) -> str:
         {
             "model": plan.folders.name,
             "licence": plan.folders.licence,
+            "target": plan.options.target,
             "dialects": plan.options.dialects,
             "precision": dataclasses.asdict(plan.options.precision),
             "max_pixels": plan.images.max_pixels,
@@ -53,6 +55,7 @@ def _model(plan: Plan) -> Iterable[tuple[str, str]]:
     taps, selected = (", ".join(map(str, listed)) for listed in (scorer.taps, glimpse.selected_layers))
     return [
         ("model", f"{plan.folders.name} ({plan.folders.licence})"),
+        ("target", plan.options.target),
         ("dialects", ", ".join(plan.options.dialects)),
         ("vision", f"patches x {tower.patch_values} -> visual_tokens x {tower.out_size}; {tower.depth} blocks"),
         (
@@ -98,9 +101,11 @@ def _run_time(plan: Plan, costs: Estimate) -> Iterable[str]:
     if plan.options.budget is not None:
         verdict = f"  of {gibibytes(plan.options.budget.available_bytes)} (--budget {plan.options.budget.name})"
     yield f"  {'in all':<17}{gibibytes(costs.run.total):>10}{verdict}"
+    target = plan.options.target
+    basis = "ONNX Runtime on a CPU" if target == DEFAULT_TARGET else f"{target}, where nothing was measured,"
     yield (
-        "Sizes and the KV cache are exact; other memory and times are estimates, for ONNX Runtime on a CPU and an "
-        "export on two cores."
+        f"Sizes and the KV cache are exact; other memory and times are estimates, for {basis} and an export on two "
+        "cores."
     )
 
 

@@ -141,6 +141,10 @@ def _text(plan: "Plan", weights: WeightLayout) -> Iterator[GraphBuilder]:
         upper = _graph("upper", spelled, weights, precision.upper, precision.head)
         author.upper(upper, tied_head(plan), options.head_parts)
         yield upper
+        if spelled.fixed_cache:
+            compact = _graph("compact", spelled, weights)
+            author.compact(compact)
+            yield compact
 
 
 def tied_head(plan: "Plan") -> StoredTensor | None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from glimpse_export.errors import OutputError
-from glimpse_export.lock import LOCK_NAME, locked
+from glimpse_runtime.lock import LOCK_NAME, locked
 
 _STAGE = re.compile(r"[a-z_]+-[0-9a-f]{16}")
 

@@ -27,6 +27,7 @@ from glimpse_runtime.bundle import cache_folder
 
 SOURCES = Path(__file__).parent / "csrc"
 KERNEL, TENSORRT, ONNXRUNTIME = "compact.cu", "tensorrt_plugin.cpp", "ort_custom_op.cpp"
+KERNEL_LIBRARY = "libglimpse_compact.so"
 HEADERS = ("compact.h", "compact_block.h")
 _COMMON_FLAGS = ("-O3", "-std=c++17", "-shared")
 _HOST_FLAGS = (*_COMMON_FLAGS, "-fPIC", "-fvisibility=hidden", "-DGLIMPSE_HOST")
@@ -84,7 +85,7 @@ def build_plugin(
     where = [] if include is None else ["-isystem", str(include)]
     sources = [KERNEL] if tensorrt is None else [KERNEL, TENSORRT]
     facts = {"nvcc": nvcc_version(nvcc), "tensorrt": tensorrt}
-    library = _cached("libglimpse_compact.so", [str(nvcc)], flags, where, sources, facts)
+    library = _cached(KERNEL_LIBRARY, [str(nvcc)], flags, where, sources, facts)
     return Plugin(library, chosen, tensorrt)
 
 

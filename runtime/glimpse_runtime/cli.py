@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from glimpse_runtime import terminal
+from glimpse_runtime.devices import DEVICES
 
 if TYPE_CHECKING:
     from glimpse_runtime.answer import Answer
@@ -34,6 +35,15 @@ def _pruners() -> str:
     metavar="DIR|HUB-ID",
     help="Bundle made by glimpse-export, or OWNER/NAME[@REVISION] of one on the hub. Without it: the packaged pocket "
     "model.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default=DEVICES[0],
+    envvar="GLIMPSE_DEVICE",
+    show_envvar=True,
+    help="Where to run. cuda needs a GPU and the extra gpu; the TensorRT devices need engines that "
+    "glimpse-export --target has built on this machine.",
 )
 @click.option("--max-keep-ratio", type=_RATIO, help="Keep at most this share of the visual tokens.")
 @click.option("--threshold", type=_RATIO, help="Keep a visual token when its score is greater.")
@@ -126,6 +136,7 @@ def answer_question(images: list[str], question: str, options: dict[str, Any]) -
     frames = [read_image(image) for image in images]
     with load(
         options["bundle"],
+        device=options["device"],
         threads=options["threads"],
         max_pixels=options["max_pixels"],
         scene_cache_bytes=0,

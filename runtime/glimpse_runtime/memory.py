@@ -7,7 +7,7 @@ from glimpse_runtime.manifest import Manifest, TensorSpec
 
 CACHE_STAGES = ("lower", "upper")
 _PAST = "past."
-_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8}
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "bool": 1, "int32": 4, "int64": 8}
 
 
 def memory_of_files(manifest: Manifest) -> dict[str, int]:
@@ -20,10 +20,10 @@ def memory_of_files(manifest: Manifest) -> dict[str, int]:
 
 def kv_cache_bytes(manifest: Manifest) -> int:
     """Returns the bytes of the KV caches of all layers at the longest context, in the bundle's first dialect."""
-    graphs = manifest.stages_of(manifest.dialects[0])
     context = manifest.profiles["context"].max
-    stages = [cache_buffers(graphs[stage].inputs, context) for stage in CACHE_STAGES]
-    return sum(math.prod(shape) * _ITEM_BYTES[dtype] for buffers in stages for shape, dtype in buffers.values())
+    stages = manifest.stages_of(manifest.dialects[0])
+    caches = [cache_buffers(stages[name].inputs, context) for name in CACHE_STAGES]
+    return sum(math.prod(shape) * ITEM_BYTES[dtype] for buffers in caches for shape, dtype in buffers.values())
 
 
 def cache_buffers(inputs: Iterable[TensorSpec], capacity: int) -> dict[str, tuple[list[int], str]]:

@@ -65,8 +65,7 @@ class Pipeline:
         states = {"lower": self._lower_cache.state, "upper": self._upper_cache.state}
 
         def load(name: str) -> Engine:
-            stage = stages[name]
-            return backend.load(bundle.path(stage.file), stage, states.get(name, {}))
+            return backend.load(bundle, name, stages[name], states.get(name, {}))
 
         # Side by side: engines prepare weights on one core each.
         with ThreadPoolExecutor(len(STAGES)) as pool:
@@ -94,6 +93,11 @@ class Pipeline:
     def cache_bytes(self) -> int:
         """Bytes of the KV caches."""
         return self._lower_cache.nbytes + self._upper_cache.nbytes
+
+    @property
+    def device_memory(self) -> dict[str, int]:
+        """Bytes by purpose where a device makes them differ; see ``Backend.memory``."""
+        return self._backend.memory()
 
     def prefix_bytes(self, tokens: int) -> int:
         """Bytes that a ``Prefix`` of so many tokens holds."""

@@ -34,7 +34,7 @@ def read_versioned(cls: type[Record], text: str, where: str, key: str, version: 
     Raises:
         BundleFormatError: not JSON, another version, or keys and values that do not fit.
     """
-    data = _read_object(text, where)
+    data = read_object(text, where)
     found = data.get(key)
     if found != version:
         raise BundleFormatError(
@@ -67,7 +67,12 @@ def read_record(cls: type[Record], data: Any, where: str, path: str = "") -> Rec
     return cls(**{key: _value(hints[key], data[key], where, _join(path, key)) for key in names})
 
 
-def _read_object(text: str, where: str) -> dict[str, Any]:
+def read_object(text: str, where: str) -> dict[str, Any]:
+    """Returns the JSON object that a text is.
+
+    Raises:
+        BundleFormatError: it is not one.
+    """
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:

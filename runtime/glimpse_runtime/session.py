@@ -62,8 +62,9 @@ def load(
     Args:
         bundle: the bundle's folder, or the id ``owner/name`` or ``owner/name@revision`` of one on the hub, which is
             downloaded once (extra ``hub``); a folder of that name comes first. None is the packaged pocket model.
-        device: where to run; ``cpu``.
-        threads: CPU threads per operator; None lets the engine choose.
+        device: where to run: ``cpu``; ``cuda`` for ONNX Runtime on a GPU; ``tensorrt`` or ``tensorrt-rtx`` for
+            engines that ``glimpse-export --target`` has built on this machine.
+        threads: CPU threads per operator; None lets the engine choose. Not for TensorRT.
         max_pixels: shrink images to at most this many pixels; None, or more than the bundle's limit, is that limit.
         scene_cache_bytes: memory for the last images asked about, so that asking about the same image again is
             fast; 0 keeps nothing, right for a camera whose frames never repeat.
@@ -82,10 +83,15 @@ def load(
         raise InputError(f"warmup must be one of {', '.join(WARMUPS)}, found {warmup!r}")
     opened = Bundle.open(locate(bundle), verify=verify)
     warn_if_uncertified(opened)
-    pipeline = Pipeline(opened, open_backend(device, threads), trace)
-    if warmup != "off":
-        pipeline.warm_up(largest=warmup == "largest")
-    return Session(opened, pipeline, max_pixels, scene_cache_bytes)
+    backend = open_backend(device, threads)
+    try:
+        pipeline = Pipeline(opened, backend, trace)
+        if warmup != "off":
+            pipeline.warm_up(largest=warmup == "largest")
+        return Session(opened, pipeline, max_pixels, scene_cache_bytes)
+    except BaseException:
+        backend.close()
+        raise
 
 
 class Session:
@@ -238,11 +244,14 @@ class Session:
     def memory_plan(self) -> dict[str, int]:
         """Returns bytes by purpose: KV caches, memory-mapped embedding table, weights, cached scenes now and at most.
 
-        Scenes made by ``encode`` are the caller's and come on top.
+        With a device there is also ``device_bytes``: all of its memory that is held beside the weights, KV caches
+        included. Scenes made by ``encode`` are the caller's and come on top.
         """
+        pipeline = self._open_pipeline()
         return {
-            "kv_cache_bytes": self._open_pipeline().cache_bytes,
+            "kv_cache_bytes": pipeline.cache_bytes,
             **memory_of_files(self.bundle.manifest),
+            **pipeline.device_memory,
             "scene_bytes": self._scenes.nbytes,
             "scene_limit_bytes": self._scenes.limit_bytes,
         }

@@ -76,12 +76,14 @@ def prints(text: Callable[[], str]) -> Callable[[click.Context, click.Parameter,
 
 
 def version() -> str:
-    """Returns the versions of the package and the bundle format, and the backends."""
+    """Returns the versions of the package and the bundle format, and the devices."""
     from glimpse_runtime._version import __version__
-    from glimpse_runtime.backends import BACKENDS
+    from glimpse_runtime.devices import DEVICES, installed_devices
     from glimpse_runtime.manifest import FORMAT_VERSION
 
-    return f"glimpse-edge {__version__}, bundle format {FORMAT_VERSION}, backends: {', '.join(BACKENDS)}"
+    there = installed_devices()
+    devices = ", ".join(name if name in there else f"{name} (not installed)" for name in DEVICES)
+    return f"glimpse-edge {__version__}, bundle format {FORMAT_VERSION}, devices: {devices}"
 
 
 def common_options(function: Function) -> Function:

@@ -114,11 +114,13 @@ class BaseModel:
         self._model.language_model.rotary_emb = tables.language_model.rotary_emb
         self._blocks, self._layers = list(self._model.visual.blocks), list(self._model.language_model.layers)
         self._norm = self._model.language_model.norm
+        # Now: when it runs, stand-ins without tensors take the place of the layers.
+        self._names = frozenset(name for name, _ in self._model.named_parameters())
 
     @property
     def names(self) -> set[str]:
         """Names of all tensors of the model in a published checkpoint, without the LM head."""
-        names = [name for name, _ in self._model.named_parameters()]
+        names = self._names
         return {name if name.startswith("visual.") else f"model.{name[len('language_model.') :]}" for name in names}
 
     @property

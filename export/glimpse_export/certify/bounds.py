@@ -1,7 +1,7 @@
 """What a figure may be, by precision: the one table; docs/certificate.md gives the reasons."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 
@@ -37,9 +37,19 @@ BOUNDS: Mapping[str, Bounds] = {
 }
 
 
-def loosest(*precisions: str) -> Bounds:
-    """Returns the bounds of a figure that several precisions have a part in."""
-    parts = [BOUNDS[name] for name in precisions]
+# Where products are computed in the type of the matrices, and integers are multiplied in fp16.
+NATIVE: Mapping[str, Bounds] = {
+    **BOUNDS,
+    "bf16": replace(BOUNDS["bf16"], graph=1e-1, layer=1e-1),
+    "int8": replace(BOUNDS["int8"], graph=BOUNDS["fp16"].graph),
+    "int4": replace(BOUNDS["int4"], graph=BOUNDS["fp16"].graph),
+}
+
+
+def bounds_for(dialect: str, *precisions: str) -> Bounds:
+    """Returns the bounds of a figure that several precisions have a part in; the loosest count."""
+    table = BOUNDS if dialect == "ort" else NATIVE
+    parts = [table[name] for name in precisions]
 
     def widest(name: str) -> Any:
         values = [getattr(part, name) for part in parts]

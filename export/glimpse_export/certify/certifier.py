@@ -9,6 +9,7 @@ from glimpse_export.certify.record import NON_FINITE, Recorder, Stop
 from glimpse_export.errors import CertificateError
 from glimpse_export.planning import Plan
 from glimpse_export.precision import Precision
+from glimpse_export.stages import stage_and_dialect
 from glimpse_runtime._version import __version__
 from glimpse_runtime.atomic import write_text
 from glimpse_runtime.certificate import CERTIFICATE_NAME, CERTIFICATE_VERSION, Certificate, Check
@@ -41,11 +42,11 @@ def certify(
     Raises:
         CertificateError: a bound was missed; the certificate says so too.
     """
-    from glimpse_export.certify.walk import Walk
+    from glimpse_export.certify.walk import walk
 
     recorder = Recorder()
     try:
-        Walk(checked, folder, manifest, level, recorder, progress).run()
+        walk(checked, folder, manifest, level, recorder, progress)
     except Stop as stop:
         if str(stop):
             recorder.checks.append(Check("graphs", None, str(stop), 1.0, 0.0, False))
@@ -76,9 +77,10 @@ def describe(failure: Check, certificate: Certificate, path: Path) -> str:
         what = "values are not finite: the precision's range is exceeded"
     else:
         what = f"{failure.measure} is {failure.value:g}, allowed is {failure.bound:g}"
+    stage, _ = stage_and_dialect(failure.stage)
     return (
         f"the bundle does not compute what the checkpoint does: {where}: {what}{others}; see {path}, "
-        f"or export {failure.stage if failure.stage in certificate.precision else 'the model'} in a higher precision"
+        f"or export {stage if stage in certificate.precision else 'the model'} in a higher precision"
     )
 
 
@@ -97,6 +99,8 @@ def command(checked: Plan, level: str) -> str:
     for name in ("max_context", "max_visual_tokens"):
         if getattr(options, name) is not None:
             words += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+    if options.head_parts > 1:
+        words += ["--head-parts", str(options.head_parts)]
     for name in options.dialects:
         words += ["--dialect", name]
     words += ["--certify", level]

@@ -1,18 +1,19 @@
 """Cuts a written graph at named values and runs the pieces on their own, weights staying in the bundle's files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import onnx
 
+from glimpse_export.certify.halves import without_bfloat16
 from glimpse_export.certify.record import Stop
 from glimpse_runtime.types import Array
 
 # What onnxruntime computes the products of integer weights in: float32, or eight-bit activations as at run time.
 EXACT, FAST = 0, 4
-_IR_VERSION = 10
 
 
 class GraphFile:
@@ -44,32 +45,52 @@ class GraphFile:
             return self.multiplied_by_rows(nodes[0].output[0])
         return any(node.op_type == "Gemm" for node in nodes)
 
+    def weights_by_rows(self, starts: Sequence[str], end: str) -> dict[str, int]:
+        """Returns the weights (outputs, inputs) that a value depends on, and how many outputs each has."""
+        names = self._walk(starts, [end])[2]
+        return {name: self.initializers[name].dims[0] for name in names if self.multiplied_by_rows(name)}
+
     def used_initializers(self) -> list[str]:
         """Returns the weights and constants that some output depends on."""
         return self._walk((), self.outputs)[2]
 
-    def cut(self, starts: Sequence[str], ends: Sequence[str], level: int = FAST) -> tuple[bytes, list[str]]:
+    def cut(
+        self,
+        starts: Sequence[str],
+        ends: Sequence[str],
+        level: int = FAST,
+        rows: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+    ) -> tuple[bytes, list[str]]:
         """Returns the model between two sets of values, and the names of its inputs.
 
         Args:
             starts: values that become inputs, float32; those that the ends do not depend on are left out.
             ends: values that become outputs.
             level: what products of integer weights are computed in.
+            rows: first row and the row behind the last one of weights that only a part is wanted of; what is made of
+                it has as many columns.
 
         Raises:
             Stop: there is no such value, or nothing to compute it from.
         """
         nodes, inputs, initializers = self._walk(starts, ends)
+        nodes = without_bfloat16([_at_level(node, level) for node in nodes], self._bfloat16())
         infos = [
             self._inputs.get(name) or onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
             for name in inputs
         ]
-        known = {value.name: value for value in self.proto.graph.output}
+        known = {} if rows else {value.name: value for value in self.proto.graph.output}
         outputs = [known.get(name) or onnx.helper.make_empty_tensor_value_info(name) for name in ends]
-        weights = [self.initializers[name] for name in initializers]
-        graph = onnx.helper.make_graph([_at_level(node, level) for node in nodes], "cut", infos, outputs, weights)
-        model = onnx.helper.make_model(graph, opset_imports=self.proto.opset_import, ir_version=_IR_VERSION)
+        weights = [_some_rows(self.initializers[name], rows.get(name)) for name in initializers]
+        graph = onnx.helper.make_graph(nodes, "cut", infos, outputs, weights)
+        model = onnx.helper.make_model(graph, opset_imports=self.proto.opset_import, ir_version=self.proto.ir_version)
         return model.SerializeToString(), inputs
+
+    def _bfloat16(self) -> set[str]:
+        """Names of inputs and weights in bfloat16."""
+        kinds = {name: value.type.tensor_type.elem_type for name, value in self._inputs.items()}
+        kinds |= {name: tensor.data_type for name, tensor in self.initializers.items()}
+        return {name for name, kind in kinds.items() if kind == onnx.TensorProto.BFLOAT16}
 
     def _walk(self, starts: Sequence[str], ends: Sequence[str]) -> tuple[list[Any], list[str], list[str]]:
         nodes: dict[int, Any] = {}
@@ -95,6 +116,20 @@ class GraphFile:
         return [nodes[index] for index in sorted(nodes)], list(inputs), list(initializers)
 
 
+def _some_rows(tensor: Any, rows: tuple[int, int] | None) -> Any:
+    """Returns a weight in a file of its own as some of its rows."""
+    if rows is None:
+        return tensor
+    part = onnx.TensorProto()
+    part.CopyFrom(tensor)
+    places = {entry.key: entry for entry in part.external_data}
+    row_bytes = int(places["length"].value) // tensor.dims[0]
+    part.dims[0] = rows[1] - rows[0]
+    places["offset"].value = str(int(places["offset"].value) + rows[0] * row_bytes)
+    places["length"].value = str(part.dims[0] * row_bytes)
+    return part
+
+
 def _at_level(node: Any, level: int) -> Any:
     """Returns a node that computes products of integer weights in the way of a level."""
     if node.op_type != "MatMulNBits":
@@ -110,23 +145,25 @@ def _at_level(node: Any, level: int) -> Any:
 class Piece:
     """A cut, loaded into onnxruntime."""
 
-    def __init__(self, graph: GraphFile, starts: Sequence[str], ends: Sequence[str], level: int = FAST) -> None:
-        """Loads the part of a graph between some values; see ``GraphFile.cut``.
-
-        Args:
-            graph: the graph.
-            starts: values that become inputs.
-            ends: values that become outputs.
-            level: what products of integer weights are computed in.
-        """
+    def __init__(
+        self,
+        graph: GraphFile,
+        starts: Sequence[str],
+        ends: Sequence[str],
+        level: int = FAST,
+        rows: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+    ) -> None:
+        """Loads the part of a graph between some values; arguments as in ``GraphFile.cut``."""
         import onnxruntime
 
-        model, self.inputs = graph.cut(starts, ends, level)
+        model, self.inputs = graph.cut(starts, ends, level, rows)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.enable_mem_pattern = False
         options.enable_cpu_mem_arena = False
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Dequantised matrices are multiplied as the graph says, not with activations in eight bits.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(graph.path.parent.resolve())
         )
@@ -151,14 +188,14 @@ class Piece:
                 continue
             array = np.require(values[name], self._dtype(name), "C")
             keep_alive.append(array)
-            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            bind(binding.bind_input, name, array)
         held = state or {}
         for name, array in held.items():
-            binding.bind_input(f"past.{name}", "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            bind(binding.bind_input, f"past.{name}", array)
         for name in self._ends:
             if name.startswith("present."):
                 array = held[name[len("present.") :]]
-                binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+                bind(binding.bind_output, name, array)
             else:
                 binding.bind_output(name, "cpu")
         self._session.run_with_iobinding(binding)
@@ -171,3 +208,9 @@ class Piece:
     def _dtype(self, name: str) -> Any:
         kind = self._types.get(name, onnx.TensorProto.FLOAT)
         return onnx.helper.tensor_dtype_to_np_dtype(kind)
+
+
+def bind(method: Callable[..., None], name: str, array: Array) -> None:
+    """Binds an array in place as an input or output; onnxruntime knows bfloat16 by its number alone."""
+    kind = onnx.TensorProto.BFLOAT16 if array.dtype.name == "bfloat16" else array.dtype
+    method(name, "cpu", 0, kind, array.shape, array.ctypes.data)

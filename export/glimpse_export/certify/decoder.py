@@ -16,7 +16,7 @@ from glimpse_export.certify.rows import Rows
 from glimpse_export.certify.stored import StoredWeights
 from glimpse_export.certify.weights import WeightCheck
 from glimpse_export.precision import INTEGER
-from glimpse_runtime.manifest import Manifest
+from glimpse_runtime.manifest import Manifest, StageSpec
 from glimpse_runtime.positions import TextRope
 from glimpse_runtime.types import Array, FloatArray
 
@@ -32,6 +32,7 @@ class DecoderCheck:
         layers: range,
         folder: Path,
         manifest: Manifest,
+        stages: Mapping[str, StageSpec],
         architecture: Architecture,
         weights: WeightCheck,
         recorder: Recorder,
@@ -39,7 +40,7 @@ class DecoderCheck:
     ) -> None:
         """Opens the graph."""
         self.stage, self.layers = stage, layers
-        spec = manifest.stages_of(manifest.dialects[0])[stage]
+        spec = stages[stage]
         self.graph = GraphFile(folder / spec.file)
         self.stored = StoredWeights(self.graph)
         self._precision = manifest.precision[stage]
@@ -146,6 +147,7 @@ class DecoderCheck:
             where = rows.of(prompt)
             buffers, done = self._buffers(index, state, len(values))
             found = piece(self._values(starts, values, rows.positions[:, where], done, where), buffers)
+            state.update({name: _rows(buffer, done + len(values)) for name, buffer in buffers.items()})
             if ends[0] == "hidden_out":
                 outputs.append(found[0][0])
             else:
@@ -171,11 +173,12 @@ class DecoderCheck:
         cos, sin = self._rope(positions)
         total = done + len(values)
         hidden = values[None]
-        inputs = {
+        inputs: dict[str, Array] = {
             "cos": cos,
             "sin": sin,
             "seqlens_k": np.array([total - 1], np.int32),
             "total_sequence_length": np.array(total, np.int32),
+            "slots": np.arange(done, total),
             starts[0]: hidden,
         }
         if len(starts) > 1:
@@ -185,18 +188,16 @@ class DecoderCheck:
         return {**inputs, "glimpse_gate": gate[None]}
 
     def _buffers(self, index: int, state: State, rows: int) -> tuple[State, int]:
-        """A layer's KV buffers with room for some rows, and how many they hold before."""
-        names = [f"{index}.{part}" for part in ("key", "value")]
-        done = 0
-        for name in names:
+        """A layer's KV buffers, as long as the graph has them or with room for some rows; how many rows they hold."""
+        buffers, done = {}, 0
+        for name in (f"{index}.{part}" for part in ("key", "value")):
             spec = self._cache_specs[name]
-            shape = [dim if isinstance(dim, int) else rows for dim in spec.shape]
-            fresh = np.zeros(shape, spec.dtype)
-            if name in state:
-                done = state[name].shape[2]
-                fresh = np.concatenate([state[name], fresh], axis=2)
-            state[name] = fresh
-        return {name: state[name] for name in names}, done
+            done = state[name].shape[2] if name in state else 0
+            shape = [dim if isinstance(dim, int) else done + rows for dim in spec.shape]
+            buffers[name] = np.zeros(shape, spec.dtype)
+            if done:
+                buffers[name][:, :, :done] = state[name]
+        return buffers, done
 
     def _added(self, index: int) -> torch.Tensor:
         """(rows, hidden) what the glimpse adds to the rows before a layer."""
@@ -222,3 +223,8 @@ class DecoderCheck:
             )
             maps.append(found.numpy())
         return maps
+
+
+def _rows(buffer: Array, count: int) -> Array:
+    """The first rows of a KV buffer, without memory for the others."""
+    return buffer if buffer.shape[2] == count else buffer[:, :, :count].copy()

@@ -1,5 +1,6 @@
 """Checks the embedding table, the final norm and the LM head, a run of rows at a time."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from glimpse_export.certify.cuts import EXACT, FAST, Piece
 from glimpse_export.certify.decoder import DecoderCheck
 from glimpse_export.certify.record import Recorder
 from glimpse_export.certify.stored import as_tensor, table_errors
+from glimpse_export.certify.stored_matrix import runs
 from glimpse_export.certify.weights import MEASURE, WeightCheck
 from glimpse_export.checkpoint import Checkpoint
+from glimpse_export.graphs.matrix import CHUNK_VALUES
 from glimpse_export.precision import INTEGER
 from glimpse_runtime.manifest import Manifest
 from glimpse_runtime.types import FloatArray, IntArray
@@ -79,7 +82,7 @@ class HeadCheck:
         wrong = table = 0
         stored = self._upper.stored.open(self.name, self._checkpoint.shapes[self.name])
         expected, structural = (torch.empty(len(part), stored.rows) for part in (normed, mine))
-        for start, stop in stored.runs():
+        for start, stop in runs(stored):
             rows = as_tensor(self._checkpoint.read(self.name, start, stop))
             if self._tied:
                 table += self._table_errors(start, rows)
@@ -100,13 +103,26 @@ class HeadCheck:
 
     def logits(self, rows: list[FloatArray], level: int) -> FloatArray:
         """(prompts, vocabulary): what the graph's norm and head make of the last row of every prompt."""
-        piece = Piece(self._upper.graph, self._starts, ["logits"], level)
-        found = []
-        for part in rows:
-            last = np.ascontiguousarray(part[-1:])[None]
-            (out,) = piece(dict(zip(self._starts, (last, np.zeros_like(last)), strict=False)))
-            found.append(out.reshape(-1))
-        return np.stack(found)
+        last = [np.ascontiguousarray(part[-1:])[None] for part in rows]
+        parts = []
+        for piece in self._pieces(level):
+            out = [piece(dict(zip(self._starts, (row, np.zeros_like(row)), strict=False)))[0] for row in last]
+            parts.append(np.concatenate([row.reshape(1, -1) for row in out]))
+        return np.concatenate(parts, axis=1)
+
+    def _pieces(self, level: int) -> Iterator[Piece]:
+        """Yields norm and head, for some logits after the other: onnxruntime widens and copies the weights it loads."""
+        graph = self._upper.graph
+        maker = graph.maker("logits")
+        for end in maker.input if maker.op_type == "Concat" else ["logits"]:
+            weights = graph.weights_by_rows(self._starts, end)
+            if not weights:
+                yield Piece(graph, self._starts, [end], level)
+            for name, count in weights.items():
+                step = max(CHUNK_VALUES // self._checkpoint.shapes[self.name][1], 1)
+                for start in range(0, count, step):
+                    rows = {name: (start, min(start + step, count))}
+                    yield Piece(graph, self._starts, [end], level, rows)
 
     def reference_logits(self, rows: torch.Tensor) -> FloatArray:
         """(rows, vocabulary) the reference's logits."""

@@ -8,8 +8,9 @@ from PIL import Image
 from tokenizers import Tokenizer as HFTokenizer
 
 from glimpse_export.certify.base import BaseModel, processed
-from glimpse_export.certify.record import Recorder
+from glimpse_export.certify.record import Recorder, Stop
 from glimpse_export.checkpoint import read_json
+from glimpse_export.graphs.dialects import dialect
 from glimpse_export.planning import Plan
 from glimpse_export.template import read_template, render_template
 from glimpse_runtime.manifest import Manifest
@@ -44,7 +45,7 @@ class Inputs:
     trials: tuple[Trial, ...]
 
 
-def prepare(checked: Plan, manifest: Manifest, base: BaseModel, level: str, recorder: Recorder) -> Inputs:
+def prepare(checked: Plan, manifest: Manifest, base: BaseModel, level: str, recorder: Recorder, steps: int) -> Inputs:
     """Prepares images and prompts as the runtime does, and compares with transformers.
 
     Args:
@@ -53,8 +54,11 @@ def prepare(checked: Plan, manifest: Manifest, base: BaseModel, level: str, reco
         base: the reference.
         level: ``quick`` or ``full``.
         recorder: gets the figures.
+        steps: tokens of every answer.
+
+    Raises:
+        Stop: no prompt fits into the context.
     """
-    # Nothing here is bound by the bundle's context: every layer is run with a cache of just the rows at hand.
     rules = manifest.images
     pictures = [_picture(*size, seed) for seed, size in enumerate(_SIZES)]
     chosen = _PROMPTS[level]
@@ -74,7 +78,21 @@ def prepare(checked: Plan, manifest: Manifest, base: BaseModel, level: str, reco
         wrong = int((prompt.positions != base.positions(prompt.ids, grids)).sum())
         recorder.at_most(STAGE, None, "different_positions", wrong, 0)
         trials.append(Trial(images, prompt))
-    return Inputs(tuple(patches), tuple(trials))
+    return Inputs(tuple(patches), _fitting(trials, checked, steps))
+
+
+def _fitting(trials: Sequence[Trial], checked: Plan, steps: int) -> tuple[Trial, ...]:
+    """Leaves out the prompts that are longer than a KV cache whose length is a part of the graphs.
+
+    Elsewhere nothing is bound by the context: every layer is run with a cache of just the rows at hand.
+    """
+    if not any(dialect(name).fixed_cache for name in checked.options.dialects):
+        return tuple(trials)
+    context, more = checked.profiles["context"].max, checked.architecture.glimpse.length + steps
+    fitting = tuple(trial for trial in trials if len(trial.prompt.ids) + more <= context)
+    if not fitting:
+        raise Stop(f"prompts that fit into a context of {context} rows")
+    return fitting
 
 
 def _prompt(checked: Plan, manifest: Manifest, patches: Sequence[Patches], question: str, recorder: Recorder) -> Prompt:

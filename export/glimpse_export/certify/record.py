@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from glimpse_export.stages import graph_name
 from glimpse_runtime.certificate import Check
 from glimpse_runtime.types import Array
 
 NON_FINITE = "non_finite"
+_OF_NO_DIALECT = ("preprocess", "checkpoint", "embedding")
 _DIGITS = 4
 
 
@@ -18,9 +20,19 @@ class Stop(Exception):  # noqa: N818  (no error of the user's: it ends a walk ea
 
 @dataclass
 class Recorder:
-    """Collects checks in the order they are made."""
+    """Collects checks in the order they are made.
+
+    Attributes:
+        checks: what was collected.
+        dialect: whose graphs are checked; the stages of other dialects than ``ort`` are called as their graphs are.
+    """
 
     checks: list[Check] = field(default_factory=list)
+    dialect: str = "ort"
+
+    def of(self, dialect: str) -> "Recorder":
+        """Returns a recorder for another dialect, into the same list."""
+        return Recorder(self.checks, dialect)
 
     def at_most(self, stage: str, layer: int | None, measure: str, value: float, bound: float | None) -> None:
         """Records a figure that must not exceed ``bound``; None records it for information.
@@ -50,6 +62,8 @@ class Recorder:
             raise Stop
 
     def _add(self, stage: str, layer: int | None, measure: str, value: float, bound: float | None, good: bool) -> None:
+        if stage not in _OF_NO_DIALECT:
+            stage = graph_name(stage, self.dialect)
         if not math.isfinite(value):
             self.checks.append(Check(stage, layer, NON_FINITE, 1.0, 0.0, False))
             raise Stop

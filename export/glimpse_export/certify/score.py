@@ -16,7 +16,7 @@ from glimpse_export.certify.stored import StoredWeights
 from glimpse_export.certify.vision import Seen
 from glimpse_export.certify.weights import MEASURE
 from glimpse_runtime import rule as rules
-from glimpse_runtime.manifest import Manifest
+from glimpse_runtime.manifest import Manifest, StageSpec
 from glimpse_runtime.positions import token_rope, token_windows
 from glimpse_runtime.preprocess import Grid
 from glimpse_runtime.pruning import Pruning
@@ -36,6 +36,7 @@ class ScoreCheck:
         self,
         folder: Path,
         manifest: Manifest,
+        stages: Mapping[str, StageSpec],
         architecture: Architecture,
         tensors: Mapping[str, torch.Tensor],
         recorder: Recorder,
@@ -43,7 +44,7 @@ class ScoreCheck:
         bounds: Bounds,
     ) -> None:
         """Opens the graph."""
-        self._graph = GraphFile(folder / manifest.stages_of(manifest.dialects[0])[STAGE].file)
+        self._graph = GraphFile(folder / stages[STAGE].file)
         self._stored = StoredWeights(self._graph)
         self._manifest, self._architecture, self._tensors = manifest, architecture, tensors
         self._recorder, self._graph_bounds, self._bounds = recorder, graph_bounds, bounds

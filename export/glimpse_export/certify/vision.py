@@ -11,13 +11,13 @@ from glimpse_export.architecture import Vision
 from glimpse_export.certify import measure
 from glimpse_export.certify.base import BaseModel, Layer
 from glimpse_export.certify.bounds import Bounds
-from glimpse_export.certify.cuts import EXACT, GraphFile, Piece
+from glimpse_export.certify.cuts import EXACT, FAST, GraphFile, Piece
 from glimpse_export.certify.inputs import Inputs
 from glimpse_export.certify.record import Recorder
 from glimpse_export.certify.stored import StoredWeights
 from glimpse_export.certify.weights import WeightCheck
 from glimpse_export.precision import INTEGER
-from glimpse_runtime.manifest import Manifest
+from glimpse_runtime.manifest import Manifest, StageSpec
 from glimpse_runtime.positions import patch_windows, vision_rope
 from glimpse_runtime.preprocess import Patches
 from glimpse_runtime.types import Array, FloatArray
@@ -45,6 +45,7 @@ class VisionCheck:
         self,
         folder: Path,
         manifest: Manifest,
+        stages: Mapping[str, StageSpec],
         vision: Vision,
         taps: tuple[int, ...],
         base: BaseModel,
@@ -54,7 +55,7 @@ class VisionCheck:
         bounds: Bounds,
     ) -> None:
         """Opens the graph."""
-        self._graph = GraphFile(folder / manifest.stages_of(manifest.dialects[0])[STAGE].file)
+        self._graph = GraphFile(folder / stages[STAGE].file)
         self.stored = StoredWeights(self._graph)
         self._precision = manifest.precision[STAGE]
         self._vision, self._taps = vision, taps
@@ -123,7 +124,7 @@ class VisionCheck:
         weights = self._weights.originals(layer.names)
         out = layer(hidden, weights)
         inputs = self._hidden if end != "patch_embed" else [image.pixel_values for image in self._images]
-        ours = self._piece(starts, end, inputs, None)
+        ours = self._piece(starts, end, inputs)
         self._recorder.finite(STAGE, index, *ours)
         original = layer(mine, weights).numpy() if self._precision != "fp32" else None
         self._weights.swap(weights, self.stored, STAGE, index, self._precision)
@@ -148,8 +149,8 @@ class VisionCheck:
         bound = self._bounds.graph if name == "graph_error" else self._bounds.layer
         self._recorder.at_most(STAGE, index, name if index is not None else f"{end}_{name}", error, bound)
 
-    def _piece(self, starts: list[str], end: str, inputs: list[FloatArray], level: int | None) -> list[FloatArray]:
-        piece = Piece(self._graph, starts, [end], *([] if level is None else [level]))
+    def _piece(self, starts: list[str], end: str, inputs: list[FloatArray], level: int = FAST) -> list[FloatArray]:
+        piece = Piece(self._graph, starts, [end], level)
         marked = starts[0] != "pixel_values"
         outputs = []
         for hidden, tables in zip(inputs, self._tables, strict=True):

@@ -1,6 +1,7 @@
 """The way of one certification: both sides through all stages, with one layer's weights in memory at a time."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 
 from glimpse_export.certify import glimpse, measure
 from glimpse_export.certify.base import BaseModel, Cache, Layer
-from glimpse_export.certify.bounds import BOUNDS, loosest
+from glimpse_export.certify.bounds import Bounds, bounds_for
+from glimpse_export.certify.compact import check_compact
 from glimpse_export.certify.decode import Answers, check_answers
 from glimpse_export.certify.decoder import DecoderCheck, State
 from glimpse_export.certify.entering import entering
@@ -31,51 +33,81 @@ _VECTOR_TOLERANCE = 1e-5
 _STEPS = {"quick": 1, "full": 8}
 
 
+@torch.no_grad()
+def walk(
+    checked: Plan,
+    folder: Path,
+    manifest: Manifest,
+    level: str,
+    recorder: Recorder,
+    progress: Callable[[str], None],
+) -> None:
+    """Checks all stages in every dialect.
+
+    Raises:
+        Stop: nothing further can be measured; what was found is recorded.
+    """
+    progress("certificate: preprocessing")
+    base = BaseModel(read_json(checked.folders.base / "config.json"))
+    inputs = prepare(checked, manifest, base, level, recorder, _STEPS[level])
+    for dialect in manifest.dialects:
+        name = f"certificate of {dialect}" if len(manifest.dialects) > 1 else "certificate"
+        one = Walk(checked, folder, manifest, dialect, base, recorder.of(dialect), partial(_announce, progress, name))
+        one.run(inputs, Answers.of(inputs, _STEPS[level]))
+
+
+def _announce(progress: Callable[[str], None], name: str, step: str) -> None:
+    progress(f"{name}: {step}")
+
+
 class Walk:
-    """Everything one certification needs."""
+    """Everything the certification of one dialect needs."""
 
     def __init__(
         self,
         checked: Plan,
         folder: Path,
         manifest: Manifest,
-        level: str,
+        dialect: str,
+        base: BaseModel,
         recorder: Recorder,
         progress: Callable[[str], None],
     ) -> None:
         """Opens graphs and reference."""
         self._checked, self._folder, self._manifest = checked, folder, manifest
-        self._level, self._recorder, self._progress = level, recorder, progress
+        self._dialect, self._stages = dialect, manifest.stages_of(dialect)
+        self._base, self._recorder, self._progress = base, recorder, progress
         self._architecture = checked.architecture
-        self._base = BaseModel(read_json(checked.folders.base / "config.json"))
         self._weights = WeightCheck(checked.checkpoint.read, recorder)
         self._tensors = {name: as_tensor(tensor) for name, tensor in checked.adapter.tensors.items()}
         precision = manifest.precision
         upstream = [precision[part] for part in ("vision", "lower", "kv_cache")]
-        self._middle_bounds = loosest(*upstream)
-        self._end_bounds = loosest(*upstream, precision["upper"], precision["head"])
+        self._middle_bounds = self._bounds(*upstream)
+        self._end_bounds = self._bounds(*upstream, precision["upper"], precision["head"])
 
-    @torch.no_grad()
-    def run(self) -> None:
+    def run(self, inputs: Inputs, answers: Answers) -> None:
         """Checks all stages.
+
+        Args:
+            inputs: images and prompts.
+            answers: the answers to them, not begun.
 
         Raises:
             Stop: nothing further can be measured; what was found is recorded.
         """
         manifest, count = self._manifest, self._architecture.lower_layers
-        self._progress("certificate: preprocessing")
-        inputs = prepare(self._checked, manifest, self._base, self._level, self._recorder)
         lower, upper = (self._decoder(*part) for part in (("lower", range(count)), ("upper", self._upper_layers())))
         vision = VisionCheck(
             self._folder,
             manifest,
+            self._stages,
             self._architecture.vision,
             self._architecture.scorer.taps,
             self._base,
             self._weights,
             inputs,
             self._recorder,
-            BOUNDS[manifest.precision["vision"]],
+            self._bounds(manifest.precision["vision"]),
         )
         stored = {"vision": vision.stored, "lower": lower.stored, "upper": upper.stored}
         check_inventory(self._checked, self._base, stored, self._recorder)
@@ -83,14 +115,15 @@ class Walk:
         score = ScoreCheck(
             self._folder,
             manifest,
+            self._stages,
             self._architecture,
             self._tensors,
             self._recorder,
-            BOUNDS[manifest.precision["score"]],
+            self._bounds(manifest.precision["score"]),
             self._middle_bounds,
         )
         score.weights()
-        self._progress("certificate: vision")
+        self._progress("vision")
         seen = vision.run()
         head = HeadCheck(
             self._folder,
@@ -101,21 +134,21 @@ class Walk:
             upper,
             self._weights,
             self._recorder,
-            BOUNDS[manifest.precision["head"]],
+            self._bounds(manifest.precision["head"]),
         )
         head.table()
-        answers = Answers.of(inputs, _STEPS[self._level])
-        self._progress("certificate: lower layers")
+        self._progress("lower layers")
         reference = self._lower(lower, head, inputs, seen, vectors, answers)
-        self._progress("certificate: scorer")
+        self._progress("scorer")
         maps = lower.stacked_maps(0), lower.stacked_maps(1)
         worst = max(measure.relative_l2(*pair) for pair in zip(*maps, strict=True))
         self._recorder.at_most("lower", None, "attention_relative_l2", worst, self._middle_bounds.attention)
         kept = score.run(inputs, seen, maps)
-        self._progress("certificate: upper layers")
+        self._progress("upper layers")
         self._upper(upper, lower, head, kept, reference, answers)
         if answers.steps > 1:
-            self._progress("certificate: decode")
+            self._progress("decode")
+        check_compact(self._folder, self._stages, self._recorder)
         check_answers(
             answers,
             self._base,
@@ -127,6 +160,9 @@ class Walk:
             self._end_bounds,
         )
 
+    def _bounds(self, *precisions: str) -> Bounds:
+        return bounds_for(self._dialect, *precisions)
+
     def _decoder(self, stage: str, layers: range) -> DecoderCheck:
         parts = (self._manifest.precision[stage], self._manifest.precision["kv_cache"])
         return DecoderCheck(
@@ -134,10 +170,11 @@ class Walk:
             layers,
             self._folder,
             self._manifest,
+            self._stages,
             self._architecture,
             self._weights,
             self._recorder,
-            loosest(*parts),
+            self._bounds(*parts),
         )
 
     def _upper_layers(self) -> range:

@@ -4,11 +4,13 @@ Both serve prefill and decode, so no weight exists twice. The glimpse vectors en
 is zero for ordinary rows; the attention of the last row is read in the selected layers.
 """
 
+import numpy as np
 import onnx_ir as ir
 
 from glimpse_export.architecture import Architecture
 from glimpse_export.checkpoint import Checkpoint
 from glimpse_export.graphs.builder import GraphBuilder
+from glimpse_export.graphs.compact import CompactAuthor
 from glimpse_export.graphs.dialects import DecoderStep, Dialect, Heads
 from glimpse_export.graphs.journal import StoredTensor
 from glimpse_export.precision import STORED_DTYPES, Precision
@@ -150,6 +152,12 @@ class DecoderAuthor:
         row = g.reshape(normed, 1, hidden)
         head = self._checkpoint.matrix("model.embed_tokens.weight" if text.tied else "lm_head.weight")
         g.output(self._head.head(g, row, head, tied_head, head_parts), "logits", [1, text.vocab_size])
+
+    def compact(self, g: GraphBuilder) -> None:
+        """Authors what drops rows between the two: from hidden states, positions and the cache of ``lower``."""
+        text = self._text
+        shape = (1, text.kv_heads, self._context, self._dialect.cache_width(text.head_dim))
+        CompactAuthor(self._architecture.lower_layers, text.hidden_size, shape, np.dtype(self._cache_dtype)).author(g)
 
     def _step(self, g: GraphBuilder) -> DecoderStep:
         return self._dialect.decoder_step(g, self._heads, self._cache_dtype, self._context)

@@ -1,9 +1,9 @@
 """What the pipeline asks of an inference engine."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Protocol
 
+from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.manifest import StageSpec
 from glimpse_runtime.types import Array, IntArray
@@ -76,12 +76,13 @@ class Backend(Protocol):
         """Returns zeroed memory that graphs of this backend can read, write and extend in place."""
         ...
 
-    def load(self, graph: Path, stage: StageSpec, state: Mapping[str, Tensor]) -> Engine:
-        """Loads a graph.
+    def load(self, bundle: Bundle, name: str, stage: StageSpec, state: Mapping[str, Tensor]) -> Engine:
+        """Loads a stage; several may be loaded side by side.
 
         Args:
-            graph: the file.
-            stage: its inputs and outputs as the manifest lists them.
+            bundle: the checked bundle.
+            name: the stage's name.
+            stage: its graph, with inputs and outputs as the manifest lists them.
             state: memory from ``allocate`` by the name of a state tensor; it is bound to the input ``past.NAME``
                 and the output ``present.NAME``, so every run extends it in place.
         """
@@ -117,6 +118,10 @@ class Backend(Protocol):
         """Writes what ``save`` returned back to the front of the buffers."""
         ...
 
+    def memory(self) -> dict[str, int]:
+        """Returns bytes by purpose as ``Session.memory_plan`` names them, where a device makes them differ."""
+        ...
+
     def close(self) -> None:
-        """Frees everything that was not closed yet."""
+        """Frees everything that was not closed yet, also after an error."""
         ...

@@ -1,12 +1,12 @@
 """A backend without an engine: right shapes, zeros for numbers; to test and measure everything around engines."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from glimpse_runtime.backends.base import Tensor
 from glimpse_runtime.backends.host import HostMemory, host
+from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.manifest import StageSpec
 
@@ -21,7 +21,7 @@ class FakeBackend(HostMemory):
         """Needs no library; ``merge_unit`` patches become one visual token."""
         self._merge_unit = merge_unit
 
-    def load(self, graph: Path, stage: StageSpec, state: Mapping[str, Tensor]) -> "FakeEngine":
+    def load(self, bundle: Bundle, name: str, stage: StageSpec, state: Mapping[str, Tensor]) -> "FakeEngine":
         """Returns an engine for the stage; the graph file is not read."""
         return FakeEngine(stage, self._merge_unit)
 

@@ -56,6 +56,10 @@ class HostMemory:
         for buffer, rows in zip(buffers, saved, strict=True):
             host(buffer)[:, :, : rows.shape[2]] = host(rows)
 
+    def memory(self) -> dict[str, int]:
+        """Returns nothing: there is no device."""
+        return {}
+
     def close(self) -> None:
         """Does nothing: numpy frees the state with its last user."""
 

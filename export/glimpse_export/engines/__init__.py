@@ -1,0 +1,1 @@
+"""Builds TensorRT engines from bundles; needs TensorRT and onnx, nothing else of the export side."""

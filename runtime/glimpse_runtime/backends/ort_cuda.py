@@ -1,0 +1,136 @@
+"""ONNX Runtime on a CUDA device: all state lies in device memory and is bound by address."""
+
+import contextlib
+import io
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from glimpse_runtime.backends.base import Tensor
+from glimpse_runtime.backends.cuda import DEVICE, Cuda
+from glimpse_runtime.backends.device_compaction import find_kernels
+from glimpse_runtime.backends.device_memory import DeviceMemory, DeviceTensor, device
+from glimpse_runtime.backends.ort import OrtEngine, import_onnxruntime, open_session, session_options
+from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.engines.gpu import current_gpu
+from glimpse_runtime.errors import BackendError
+from glimpse_runtime.interrupt import Interrupt
+from glimpse_runtime.manifest import StageSpec, TensorSpec
+
+log = logging.getLogger("glimpse")
+
+_PROVIDER = "CUDAExecutionProvider"
+_INSTALL = 'run: pip install "glimpse-edge[gpu]", in an environment without the package onnxruntime'
+# Cached keys and values that its attention computes with; it has no kernel for float32.
+_CACHE_DTYPES = ("float16", "bfloat16")
+_ELEMENT_TYPES = {"bfloat16": 16}  # onnx.TensorProto.BFLOAT16, a type that numpy does not have
+
+
+class OrtCudaBackend(DeviceMemory):
+    """Runs graphs with onnxruntime's CUDA provider, on the stream that also moves the data."""
+
+    name = "cuda"
+    dialects: tuple[str, ...] = ("ort",)
+
+    def __init__(self, threads: int | None = None) -> None:
+        """Imports onnxruntime and opens the GPU.
+
+        Raises:
+            BackendError: onnxruntime has no CUDA provider, or cuda-bindings or the GPU is missing.
+        """
+        self._ort = import_onnxruntime("gpu")
+        if _PROVIDER not in self._ort.get_available_providers():
+            raise BackendError(f"the onnxruntime that is installed has no {_PROVIDER}; {_INSTALL}")
+        _load_libraries(self._ort)
+        self._options = session_options(self._ort, threads)
+        super().__init__(Cuda())
+        compaction = find_kernels(self, current_gpu())
+        if compaction is not None:
+            self._compaction = compaction
+
+    def load(self, bundle: Bundle, name: str, stage: StageSpec, state: Mapping[str, Tensor]) -> "OrtCudaEngine":
+        """Loads a graph; see ``Backend.load``.
+
+        Raises:
+            BackendError: onnxruntime cannot load it on the device.
+        """
+        for tensor in state.values():
+            if device(tensor).dtype not in _CACHE_DTYPES:
+                raise BackendError(
+                    f"stage {name}: the device cuda needs a KV cache of fp16, the bundle has {device(tensor).dtype}; "
+                    "export it again with --kv-cache-precision fp16"
+                )
+        options = {
+            "device_id": str(DEVICE),
+            "user_compute_stream": str(int(self.cuda.stream.handle)),
+            "arena_extend_strategy": "kSameAsRequested",
+            "use_tf32": "0",
+        }
+        providers = [(_PROVIDER, options), "CPUExecutionProvider"]
+        session = open_session(self._ort, bundle.path(stage.file), self._options, providers)
+        if session.get_providers()[0] != _PROVIDER:  # onnxruntime only prints why, and goes on with the CPU
+            raise BackendError(
+                f"stage {name}: onnxruntime cannot use the GPU, its message is above; the libraries of CUDA and cuDNN "
+                'that it was built for may be missing: run: pip install "onnxruntime-gpu[cuda,cudnn]"'
+            )
+        return OrtCudaEngine(self.cuda, self._ort, session, stage, state)
+
+    def memory(self) -> dict[str, int]:
+        """Returns bytes by purpose; see ``Backend.memory``."""
+        return {"device_bytes": self.allocated_bytes}
+
+
+def _load_libraries(ort: Any) -> None:
+    """Loads CUDA and cuDNN from Python packages where they come from there; what is missing is seen at load."""
+    preload = getattr(ort, "preload_dlls", None)
+    if preload is not None:
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):  # it prints, and standard output is for answers
+            preload()
+        log.debug("onnxruntime: %s", said.getvalue())
+
+
+class OrtCudaEngine(OrtEngine):
+    """A session whose state and outputs lie on the device.
+
+    onnxruntime copies an input of the host to the device when it is bound, not when it runs.
+    """
+
+    device = "cuda"
+
+    def __init__(self, cuda: Cuda, ort: Any, session: Any, stage: StageSpec, state: Mapping[str, Tensor]) -> None:
+        """Keeps ``state``; see ``OrtEngine``."""
+        super().__init__(ort, session, stage, state)
+        self._cuda = cuda
+
+    def prepare(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Callable[[Interrupt], None]:
+        """Binds what lies on the device once, arrays of the host before every run; see ``Engine.prepare``."""
+        binding = self._session.io_binding()
+        bound = self._bind_inputs(binding, inputs)
+        for name, tensor in outputs.items():
+            self._bind(binding.bind_output, name, tensor)
+        fed = {spec.name: inputs[spec.name] for spec in self._inputs if isinstance(inputs[spec.name], np.ndarray)}
+
+        def run(interrupt: Interrupt, keep_alive: object = (bound, dict(outputs))) -> None:
+            for name, array in fed.items():
+                self._bind(binding.bind_input, name, array)
+            self._run(binding, interrupt, short=True)
+
+        return run
+
+    def _bind(self, bind: Any, name: str, tensor: Tensor) -> None:
+        if isinstance(tensor, np.ndarray):
+            super()._bind(bind, name, tensor)
+        else:
+            found = device(tensor)
+            kind = _ELEMENT_TYPES.get(found.dtype) or np.dtype(found.dtype)
+            bind(name, self.device, DEVICE, kind, found.shape, found.address)
+
+    def _tensor(self, value: Any, spec: TensorSpec) -> Tensor:
+        return DeviceTensor(value.data_ptr(), tuple(value.shape()), spec.dtype, value)
+
+    def _run(self, binding: Any, interrupt: Interrupt, short: bool = False, is_large: bool = False) -> None:
+        super()._run(binding, interrupt, short, is_large)
+        self._cuda.synchronize()

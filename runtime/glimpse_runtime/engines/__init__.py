@@ -1,0 +1,1 @@
+"""TensorRT engines as files: which TensorRT there is, how an engine is named, found and checked."""
