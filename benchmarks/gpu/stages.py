@@ -93,7 +93,8 @@ def run(vlm: Session, request: Request, pruning: Pruning, steps: int) -> dict[st
     stats, interrupt = EventStats(pipeline._backend.cuda), Interrupt()
     start = time.perf_counter()
     visual = [pipeline.encode(request.patches, stats, interrupt)]
-    logits, report = pipeline.prefill(request.prompt, visual, None, pruning, stats, interrupt)
+    entry = pipeline.enter(request.prompt, visual, pruning, stats, interrupt)
+    logits, report = pipeline.prefill(entry, visual, None, pruning, stats, interrupt)
     ttft_ms = (time.perf_counter() - start) * 1e3
     for _ in range(steps):
         logits = pipeline.decode(int(logits.argmax()), stats, interrupt)
