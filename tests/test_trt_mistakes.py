@@ -11,7 +11,8 @@ from fake_cuda import FakeCudaError, Runtime
 from gpu_stand_in import build, plug_in
 
 from glimpse_runtime.backends import Tensor, open_backend
-from glimpse_runtime.backends.cuda import Cuda, Event, Pinned
+from glimpse_runtime.backends.cuda import Cuda
+from glimpse_runtime.backends.cuda_resources import Event, Pinned
 from glimpse_runtime.backends.device_memory import DeviceMemory, DeviceTensor
 from glimpse_runtime.backends.trt import TrtBackend, engine
 from glimpse_runtime.backends.trt.context import Context, Workspace

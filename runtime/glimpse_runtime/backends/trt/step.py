@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from glimpse_runtime.backends.base import Tensor
-from glimpse_runtime.backends.cuda import Graph, Pinned
+from glimpse_runtime.backends.cuda_resources import Graph, Pinned
 from glimpse_runtime.backends.device_memory import DeviceTensor, device
 from glimpse_runtime.backends.trt.context import ALIGNMENT
 from glimpse_runtime.errors import BackendError
@@ -46,7 +46,7 @@ class Step:
         self._pinned_in = self._cuda.pinned(nbytes)
         self._block = engine.shared.memory.empty((nbytes,), "uint8")
         self._context = engine.new_context(
-            engine.profile_for({name: value.shape for name, value in given.items()}), for_step=True
+            engine.profiles.choose({name: value.shape for name, value in given.items()}), for_step=True
         )
         self._context.set_shapes({name: value.shape for name, value in given.items()})
         for name, value in given.items():
