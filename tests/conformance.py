@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares the exported model and the runtime with golden vectors of the reference implementation.
 
-    python tests/conformance.py DIR...
+    python tests/conformance.py [--dialect ort|opset24|plain] DIR...
 
 Each DIR is a model folder: ``base/``, ``adapter/``, ``cases/``, ``images/`` (see tests/golden/FORMAT.md). The model is
 exported to a temporary bundle and every case runs through the runtime, from its PNG files to the last token. Arrays

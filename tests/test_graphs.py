@@ -100,7 +100,8 @@ def dimensions(graph: Any) -> set[str]:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_graphs_of_every_precision(precision: str, golden: Path, tmp_path: Path) -> None:
     chosen = Precision.choose(precision, gpu=True, vision=precision)
-    check_graphs(export(options(golden, dialects=FOR_TENSORRT, precision=chosen), tmp_path / "bundle"), precision)
+    asked = options(golden, dialects=FOR_TENSORRT, precision=chosen, vision_attention=True, head_parts=2)
+    check_graphs(export(asked, tmp_path / "bundle"), precision)
 
 
 @pytest.mark.parametrize("name", PRUNED)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from conftest import ROOT, STAGES, assert_one_clear_line, options, work_of
 
 from glimpse_export import CheckpointError, OutputError
 from glimpse_export.exporter import Outcome, carry_out
+from glimpse_export.graphs.dialects import DIALECTS
 from glimpse_export.graphs.weights import WeightFile
 from glimpse_export.hashes import content_sha256
 from glimpse_export.precision import Precision
 from glimpse_export.sources import Sources
+from glimpse_export.stamps import WRITERS
 from glimpse_runtime.bundle import Bundle, sha256_of
 
 
@@ -152,6 +154,28 @@ def test_only_the_stage_that_an_option_changes_is_built_again(model: Path, out: 
     assert not work_of(out).exists()
     undisturbed = run(model, tmp_path / "other", precision=mixed, max_context=2048).folder
     assert hashes(out) == hashes(undisturbed)
+
+
+def test_a_cache_of_fixed_length_is_a_part_of_the_text_stage_alone(model: Path, out: Path) -> None:
+    interrupt_at_the_end(model, out, dialects=DIALECTS)
+    outcome = run(model, out, dialects=DIALECTS, max_context=2048)
+    assert outcome.built == ("text",)
+    assert Bundle.open(out).manifest.graphs["plain"]["lower"].outputs[0].shape[2] == 2048
+
+
+def test_an_interrupted_export_in_all_dialects_goes_on(model: Path, out: Path, tmp_path: Path) -> None:
+    """Also between integers and their scales, of which two forms lie in one file."""
+    several = {"dialects": DIALECTS, "precision": Precision.choose("int4"), "head_parts": 2}
+    undisturbed = hashes(run(model, tmp_path / "other", **several).folder)
+    for left in range(0, 900_000, 90_000):
+        with suppress(KeyboardInterrupt, OutputError), failing_write(left, KeyboardInterrupt()):
+            run(model, out, **several)
+    assert hashes(run(model, out, **several).folder) == undisturbed
+
+
+def test_every_module_that_writes_graphs_counts_for_the_stamps() -> None:
+    folders = {path.parent for path in (ROOT / "export" / "glimpse_export" / "graphs").rglob("*.py")}
+    assert folders <= {ROOT / "export" / "glimpse_export" / folder for folder in WRITERS}
 
 
 def test_a_finished_stage_that_was_damaged_is_built_again(model: Path, out: Path, golden_bundle: Path) -> None:

@@ -11,6 +11,8 @@ from glimpse_runtime._version import __version__
 from glimpse_runtime.bundle import sha256_of
 from glimpse_runtime.manifest import FileSpec
 
+# Folders of this package whose modules write weights and graphs.
+WRITERS = ("", "graphs", "graphs/dialects")
 _PACKAGE = Path(__file__).parent
 
 
@@ -23,9 +25,9 @@ def stamp_of(stage: str, facts: Mapping[str, Any]) -> str:
 def exporter_code() -> str:
     """Returns a hash of the modules that write weights and graphs, so that a changed one is never mixed with old work.
 
-    Only ``graphs`` and the package's own modules count: other subpackages look at what these have written.
+    Other subpackages look at what these have written.
     """
-    return code_of("", "graphs", "graphs/dialects")
+    return code_of(*WRITERS)
 
 
 @cache

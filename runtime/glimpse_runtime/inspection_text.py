@@ -89,7 +89,7 @@ def _check(check: Check) -> str:
     # Which tensor it is about matters only where something is wrong with it.
     measure = check.measure.partition(" ")[0] if check.passed else check.measure
     missed = "" if check.passed else " MISSED"
-    return f"  {check.stage:<13}{measure:<27} {check.value:.4g} ({bound}{layer}){missed}"
+    return f"  {check.stage:<16}{measure:<27} {check.value:.4g} ({bound}{layer}){missed}"
 
 
 def _listed(layers: Iterable[int]) -> str:

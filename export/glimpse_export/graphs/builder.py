@@ -130,7 +130,7 @@ class GraphBuilder:
         return self.op("Cast", x, to=int(data_type(dtype)))
 
     def last(self, x: ir.Value, count: int, axis: int) -> ir.Value:
-        """Returns the last ``count`` items of an axis; not by Gather, which takes no negative index in TensorRT."""
+        """Returns the last ``count`` items of an axis; a negative index of Gather means nothing to TensorRT."""
         return self.op("Slice", x, self.integers(-count), self.integers(_END), self.integers(axis))
 
     def mark(self, x: ir.Value, name: str) -> ir.Value:

@@ -39,7 +39,7 @@ class FusedProduct:
     """The operator Attention, which becomes one of TensorRT's own kernels."""
 
     def window_mask(self, g: GraphBuilder, counts: ir.Value, slots: int) -> ir.Value:
-        """See ``AttentionProduct``; written out for every row: onnxruntime takes no mask with a single one."""
+        """See ``AttentionProduct``; written out for every row: no engine spreads a single one."""
         return g.op("Expand", counts, g.integers(1, 1, slots, 1))
 
     def step_mask(self, g: GraphBuilder, seen: ir.Value, context: int) -> ir.Value:
