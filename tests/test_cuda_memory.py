@@ -3,6 +3,7 @@
 import gc
 import inspect
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import fake_cuda
@@ -11,7 +12,7 @@ import pytest
 from fake_cuda import FakeCudaError, Runtime
 from fake_cuda.kernels import StreamedLibrary
 
-from glimpse_runtime.backends.cuda import Cuda, Resource
+from glimpse_runtime.backends.cuda import Cuda
 from glimpse_runtime.backends.device_compaction import Compaction, CopyCompaction, KernelCompaction
 from glimpse_runtime.backends.device_memory import DeviceMemory, DeviceTensor
 from glimpse_runtime.backends.transfer import Transfer
@@ -242,7 +243,7 @@ def test_an_error_while_closing_hides_nothing(runtime: Runtime) -> None:
 def test_a_graph_does_its_work_every_time_it_is_launched_and_not_before(memory: DeviceMemory) -> None:
     cuda = memory.cuda
     pinned, tensor = cuda.pinned(8), memory.allocate((2,), "float32")
-    graph = cuda.capture(lambda stream: cuda.upload(pinned.address, tensor.address, 8, stream))
+    graph = cuda.capture(lambda: cuda.upload(pinned.address, tensor.address, 8))
     assert memory.download(tensor).tolist() == [0, 0]
     for values in ([1, 2], [3, 4]):
         pinned.array.view(np.float32)[:] = values
@@ -250,8 +251,36 @@ def test_a_graph_does_its_work_every_time_it_is_launched_and_not_before(memory: 
         assert memory.download(tensor).tolist() == values
 
 
+def test_memory_given_back_while_work_is_captured_is_no_part_of_the_graph(
+    memory: DeviceMemory, runtime: Runtime
+) -> None:
+    tensor, other = memory.allocate((2,), "float32"), [memory.allocate((2,), "float32") for _ in range(2)]
+
+    def enqueue() -> None:
+        memory.cuda.zero(tensor.address, tensor.nbytes)
+        other.pop()
+        thread = threading.Thread(target=other.pop)
+        thread.start()
+        thread.join()
+
+    held = runtime.device.held_bytes()
+    graph = memory.cuda.capture(enqueue)
+    assert runtime.device.held_bytes() == held - 16
+    for _ in range(2):
+        graph.launch()
+        memory.cuda.synchronize()
+
+
+def test_a_session_that_is_forgotten_gives_its_tensors_back(runtime: Runtime) -> None:
+    memory = DeviceMemory(Cuda())
+    memory.keeps = memory.allocate((1000,), "float32")  # type: ignore[attr-defined]
+    del memory
+    gc.collect()
+    assert runtime.device.held_bytes() == 0
+
+
 def test_a_capture_that_fails_leaves_nothing_behind(memory: DeviceMemory) -> None:
-    def enqueue(stream: Resource) -> None:
+    def enqueue() -> None:
         raise BackendError("cannot be captured")
 
     with pytest.raises(BackendError, match="cannot be captured"):
@@ -307,7 +336,7 @@ class TestFake:
     def test_a_graph_whose_memory_moved(self, memory: DeviceMemory) -> None:
         cuda, tensor = memory.cuda, memory.empty((4,), "float32")
         pinned = cuda.pinned(16)
-        graph = cuda.capture(lambda stream: cuda.upload(pinned.address, tensor.address, 16, stream))
+        graph = cuda.capture(lambda: cuda.upload(pinned.address, tensor.address, 16))
         tensor = memory.empty((4,), "float32")
         with pytest.raises(FakeCudaError, match=r"launched in a graph with memory at .* that was freed"):
             graph.launch()
@@ -315,7 +344,7 @@ class TestFake:
     def test_waiting_within_a_capture(self, memory: DeviceMemory, runtime: Runtime) -> None:
         cuda = memory.cuda
         with pytest.raises(FakeCudaError, match="while it is captured"):
-            cuda.capture(lambda stream: cuda.call("cudaStreamSynchronize", stream.handle))
+            cuda.capture(cuda.synchronize)
 
 
 def test_the_fake_has_the_parameters_of_the_real_functions() -> None:

@@ -167,9 +167,9 @@ def test_a_backend_takes_the_first_dialect_it_runs(golden: Path, tmp_path: Path)
     loaded: list[str] = []
 
     class Watched(PlainFirst):
-        def load(self, graph: Path, stage: Any, state: Any) -> Any:
-            loaded.append(graph.name)
-            return super().load(graph, stage, state)
+        def load(self, bundle: Bundle, name: str, stage: Any, state: Any) -> Any:
+            loaded.append(stage.file)
+            return super().load(bundle, name, stage, state)
 
     answers = []
     for backend in (OrtBackend(), Watched()):

@@ -21,7 +21,6 @@ from glimpse_export.engines import build as building
 from glimpse_export.engines import builder, checks
 from glimpse_export.engines.build import build_engine
 from glimpse_export.engines.builder import build_engines
-from glimpse_export.engines.log import Messages, make_logger
 from glimpse_export.engines.options import BuildOptions
 from glimpse_export.engines.parse import parse
 from glimpse_export.engines.report import NetworkReport, read_network
@@ -29,6 +28,7 @@ from glimpse_export.errors import BuildError
 from glimpse_export.precision import Precision
 from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.engines.flavours import installed
+from glimpse_runtime.engines.log import Messages, make_logger
 from glimpse_runtime.engines.store import EngineRecord, find_engine, report_file
 from glimpse_runtime.manifest import MANIFEST_NAME
 

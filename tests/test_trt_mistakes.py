@@ -11,7 +11,8 @@ from fake_cuda import FakeCudaError, Runtime
 from gpu_stand_in import build, plug_in
 
 from glimpse_runtime.backends import Tensor, open_backend
-from glimpse_runtime.backends.cuda import Cuda, Event, Pinned
+from glimpse_runtime.backends.cuda import Cuda
+from glimpse_runtime.backends.cuda_resources import Event, Pinned
 from glimpse_runtime.backends.device_memory import DeviceMemory, DeviceTensor
 from glimpse_runtime.backends.trt import TrtBackend, engine
 from glimpse_runtime.backends.trt.context import Context, Workspace
@@ -82,7 +83,7 @@ def freed_too_early(patch: pytest.MonkeyPatch) -> None:
     def place_and_free(self: TrtEngine, spec: TensorSpec, inputs: Mapping[str, Tensor]) -> DeviceTensor:
         tensor = place(self, spec, inputs)
         if spec.name == "cos":
-            self.shared.memory._free(tensor.address)
+            self.shared.memory._heap.free(tensor.address)
         return tensor
 
     patch.setattr(TrtEngine, "_place", place_and_free)
@@ -90,8 +91,8 @@ def freed_too_early(patch: pytest.MonkeyPatch) -> None:
 
 def freed_twice(patch: pytest.MonkeyPatch) -> None:
     def close(self: DeviceMemory) -> None:
-        address = next(iter(self._held))
-        self._held.clear()
+        address = next(iter(self._heap._held))
+        self._heap._held.clear()
         for _ in range(2):
             self.cuda.free(address)
 
@@ -170,7 +171,7 @@ def test_state_that_does_not_take_turns_is_noticed(
 def test_memory_that_is_never_given_back_is_noticed(
     device: tuple[str, Runtime], golden: Path, traced_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(DeviceMemory, "close", lambda self: (self._held.clear(), self.cuda.close()))
+    monkeypatch.setattr(DeviceMemory, "close", lambda self: (self._heap._held.clear(), self.cuda.close()))
     assert outcome(golden, traced_bundle) == ""
     assert [leak for leak in device[1].device.leaks() if leak.startswith("device memory")]
 
@@ -250,7 +251,7 @@ class TestOneEngine:
         step = lower.prepare(fed, {"hidden_out": target})
         for _ in range(3):
             step(Interrupt())
-        backend._shared.workspace.need(1 << 20)
+        backend._workspace.need(1 << 20)
         step(Interrupt())
         found = backend.download(target)
         expected = lower.run(fed, Interrupt())["hidden_out"]
@@ -272,7 +273,7 @@ class TestOneEngine:
         step(Interrupt())
         assert isinstance(step, Step)
         step._graphs = Stale(step._graphs)
-        backend._shared.workspace.need(1 << 20)
+        backend._workspace.need(1 << 20)
         with pytest.raises(FakeCudaError, match=r"launched in a graph with memory at .* that was freed"):
             step(Interrupt())
 

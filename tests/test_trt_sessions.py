@@ -194,7 +194,7 @@ def test_cached_scenes_are_given_back(machine: Machine) -> None:
         start = machine.runtime.device.held_bytes()
         vlm.ask(EXAMPLES / "shapes.png", "What is the red shape?", max_new_tokens=1)
         kept = vlm.memory_plan()["scene_bytes"]
-        assert 0 < kept <= machine.runtime.device.held_bytes() - start + 8 * 1024
+        assert 0 < kept <= machine.runtime.device.held_bytes() - start + 16 * 1024
         scene = vlm.encode(EXAMPLES / "plate.jpg")
         grown = machine.runtime.device.held_bytes()
         del scene
@@ -286,3 +286,24 @@ def test_compiled_kernels_of_rtx_are_kept_beside_the_engine(
     kept[0].write_bytes(b"damaged")
     load(engine_bundle, device="tensorrt-rtx").close()
     assert kept[0].read_bytes() == b"kernels"
+
+
+WAYS = [
+    Pruning(pre="dart", pre_keep=0.5),
+    Pruning(pre="divprune", pre_keep=0.3, max_keep_ratio=0.1),
+    Pruning(method="cdpruner", max_keep_ratio=0.25),
+    Pruning(method="fastv", max_keep_ratio=0.2),
+    Pruning(method="fastv", max_keep_ratio=0.2, neighbour_suppression=True, pre="uniform", pre_keep=0.6),
+    Pruning(method="glimpse-attention", max_keep_ratio=0.2),
+]
+
+
+@pytest.mark.parametrize("way", range(len(WAYS)))
+def test_pruning_methods_on_a_device(machine: Machine, way: int) -> None:
+    image, question = examples()[0]
+    with machine.load() as vlm, machine.cpu() as cpu:
+        for _ in range(2):
+            found, expected = (each.ask([image, image], question, pruning=WAYS[way]) for each in (vlm, cpu))
+            same(found, expected)
+        with vlm.encode(image, pruning=WAYS[way]) as scene, cpu.encode(image, pruning=WAYS[way]) as other:
+            same(scene.ask(question), other.ask(question))

@@ -11,10 +11,12 @@ import conformance
 import numpy as np
 import pytest
 import torch
+from conftest import options
 from factory import make_case, write_model
 from reference import Reference, Request
 
-from glimpse_export import ExportOptions, export
+from glimpse_export import export
+from glimpse_export.graphs.dialects import DIALECTS
 from glimpse_runtime.bundle import Bundle
 
 GOLDEN = Path(__file__).parent / "golden" / "modelA"
@@ -159,12 +161,13 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
 def test_variant(name: str, tmp_path: Path) -> None:
     model, cases = VARIANTS[name]
     folder = write_model(tmp_path / "model", **model)
-    options = ExportOptions(str(folder / "base"), str(folder / "adapter"), tokenizer=False, trace=True)
-    bundle = Bundle.open(export(options, tmp_path / "bundle"))
-    for label, settings in cases.items():
-        case = make_case(folder, label.replace(" ", "-"), **settings)
-        result = conformance.check_case(folder, case.settings, case.arrays, bundle)
-        assert not result.problems, label
+    drawn = [make_case(folder, label.replace(" ", "-"), **settings) for label, settings in cases.items()]
+    for dialect in DIALECTS:
+        asked = options(folder, trace=True, dialects=(dialect,), certify="quick" if dialect == "ort" else "off")
+        bundle = Bundle.open(export(asked, tmp_path / dialect))
+        for case in drawn:
+            result = conformance.check_case(folder, case.settings, case.arrays, bundle)
+            assert not result.problems, (dialect, result.name)
 
 
 @pytest.mark.parametrize("path", sorted((GOLDEN / "cases").glob("*.json")), ids=lambda path: path.stem)

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from glimpse_runtime import BackendError, Pruning, Session, load
-from glimpse_runtime.backends.cuda import Cuda, Event
+from glimpse_runtime.backends.cuda import Cuda
+from glimpse_runtime.backends.cuda_resources import Event
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.preprocess import patch_grid, patchify
 from glimpse_runtime.prompt import Prompt, place
@@ -92,7 +93,8 @@ def run(vlm: Session, request: Request, pruning: Pruning, steps: int) -> dict[st
     stats, interrupt = EventStats(pipeline._backend.cuda), Interrupt()
     start = time.perf_counter()
     visual = [pipeline.encode(request.patches, stats, interrupt)]
-    logits, report = pipeline.prefill(request.prompt, visual, None, pruning, stats, interrupt)
+    entry = pipeline.enter(request.prompt, visual, pruning, stats, interrupt)
+    logits, report = pipeline.prefill(entry, visual, None, pruning, stats, interrupt)
     ttft_ms = (time.perf_counter() - start) * 1e3
     for _ in range(steps):
         logits = pipeline.decode(int(logits.argmax()), stats, interrupt)

@@ -36,6 +36,7 @@ def export_options(words: Mapping[str, Any]) -> ExportOptions:
         target=target,
         dialects=dialects,
         precision=_precision(words, board, target, dialects),
+        vision_attention=words["vision_attention"],
         head_parts=words["head_parts"] or (board.lm_head_parts if board else 1),
         max_context=words["max_context"] or (board.max_context if board else None),
         max_visual_tokens=words["max_visual_tokens"] or (board.max_visual_tokens if board else None),

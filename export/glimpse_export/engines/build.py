@@ -9,7 +9,6 @@ from typing import Any
 from glimpse_export.engines import checks
 from glimpse_export.engines.cache import writing
 from glimpse_export.engines.job import Job
-from glimpse_export.engines.log import Messages, make_logger
 from glimpse_export.engines.parse import load_plugin, parse
 from glimpse_export.engines.report import NetworkReport, read_network
 from glimpse_export.engines.timing import TimingCache
@@ -19,6 +18,7 @@ from glimpse_runtime.atomic import open_atomic, write_text
 from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.engines.flavours import Installed
 from glimpse_runtime.engines.key import has_compaction
+from glimpse_runtime.engines.log import Messages, make_logger
 from glimpse_runtime.engines.profiles import EngineProfile
 from glimpse_runtime.engines.store import EngineRecord, engine_file, engine_folder, report_file, write_record
 from glimpse_runtime.manifest import Manifest, StageSpec

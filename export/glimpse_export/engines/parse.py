@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glimpse_export.engines.log import Messages
 from glimpse_export.engines.prepare import PLUGIN_NAMESPACE, PLUGIN_VERSION, prepare
 from glimpse_export.errors import BuildError
 from glimpse_runtime.engines.flavours import Installed
 from glimpse_runtime.engines.key import COMPACTION
+from glimpse_runtime.engines.log import Messages
 
 _SHOWN = 8
 _LONGEST = 500

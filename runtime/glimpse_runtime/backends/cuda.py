@@ -3,17 +3,13 @@
 Everything is asynchronous: a call enqueues work on the stream, whose work is done in order. Only ``synchronize`` waits.
 """
 
-import ctypes
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
+from glimpse_runtime.backends.cuda_resources import Event, Graph, Pinned, Resource
 from glimpse_runtime.errors import BackendError
-from glimpse_runtime.types import Array
 
 log = logging.getLogger("glimpse")
 
@@ -39,6 +35,7 @@ class Cuda:
     Attributes:
         runtime: the module ``cuda.bindings.runtime``.
         stream: what all work is enqueued on.
+        open: what has to be given back, in the order in which it was opened.
     """
 
     def __init__(self) -> None:
@@ -52,8 +49,10 @@ class Cuda:
         except ImportError as error:
             raise BackendError(f"the package cuda-bindings cannot be imported ({error}); run: {INSTALL}") from None
         self.runtime: Any = runtime
-        self._open: dict[Resource, None] = {}
+        self.open: dict[Resource, None] = {}
         self._thread = threading.local()
+        self._lock = threading.RLock()  # a collection of garbage may free memory within a call that frees memory
+        self._to_free: list[int] | None = None  # while work is captured
         self.use_here()
         self.stream = self._new_stream()
         self._pool: Resource | None = None
@@ -87,8 +86,8 @@ class Cuda:
 
     def drain(self) -> None:
         """Waits likewise on the way out; never raises."""
-        if self._open:
-            self._release("cudaStreamSynchronize", self.stream.handle)
+        if self.open:
+            self.release("cudaStreamSynchronize", self.stream.handle)
 
     def allocate(self, nbytes: int) -> int:
         """Returns the address of device memory, aligned to 256 bytes; work enqueued from now on may use it."""
@@ -100,38 +99,41 @@ class Cuda:
 
     def free(self, address: int) -> None:
         """Gives memory back once all work that is enqueued so far is done; never raises."""
-        if self._pool is None:
-            self._release("cudaFree", address)  # waits by itself
-        else:
-            self._release("cudaFreeAsync", address, self.stream.handle)
+        with self._lock:
+            if self._to_free is not None:
+                self._to_free.append(address)
+            elif self._pool is None:
+                self.release("cudaFree", address)  # waits by itself
+            else:
+                self.release("cudaFreeAsync", address, self.stream.handle)
 
-    def pinned(self, nbytes: int) -> "Pinned":
+    def pinned(self, nbytes: int) -> Pinned:
         """Returns memory of the host that the GPU copies from and to while the host goes on."""
         address = self.call("cudaHostAlloc", max(nbytes, 1), self.runtime.cudaHostAllocDefault)
         resource = Pinned(self, address, nbytes)
-        self._open[resource] = None
+        self.open[resource] = None
         return resource
 
-    def event(self, is_timed: bool = False) -> "Event":
+    def event(self, is_timed: bool = False) -> Event:
         """Returns an event that nothing has been recorded to."""
         runtime = self.runtime
         # A thread that waits sleeps: the robot has better use for the core.
         flags = runtime.cudaEventBlockingSync | (0 if is_timed else runtime.cudaEventDisableTiming)
         event = Event(self, "cudaEventDestroy", self.call("cudaEventCreateWithFlags", flags))
-        self._open[event] = None
+        self.open[event] = None
         return event
 
-    def upload(self, source: int, target: int, nbytes: int, stream: "Resource | None" = None) -> None:
+    def upload(self, source: int, target: int, nbytes: int) -> None:
         """Copies from pinned memory to the device."""
-        self._copy(self.runtime.cudaMemcpyKind.cudaMemcpyHostToDevice, source, target, nbytes, stream)
+        self._copy(self.runtime.cudaMemcpyKind.cudaMemcpyHostToDevice, source, target, nbytes)
 
-    def download(self, source: int, target: int, nbytes: int, stream: "Resource | None" = None) -> None:
+    def download(self, source: int, target: int, nbytes: int) -> None:
         """Copies from the device to pinned memory."""
-        self._copy(self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost, source, target, nbytes, stream)
+        self._copy(self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost, source, target, nbytes)
 
     def copy(self, source: int, target: int, nbytes: int) -> None:
         """Copies on the device, from and to memory that does not overlap."""
-        self._copy(self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice, source, target, nbytes, None)
+        self._copy(self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice, source, target, nbytes)
 
     def copy_blocks(
         self, source: int, source_pitch: int, target: int, target_pitch: int, width: int, count: int
@@ -147,49 +149,49 @@ class Cuda:
         if nbytes:
             self.call("cudaMemsetAsync", address, 0, nbytes, self.stream.handle)
 
-    def capture(self, enqueue: "Callable[[Resource], None]") -> "Graph":
-        """Returns a graph of what ``enqueue`` enqueues on the stream it is given; nothing of it is done yet.
+    def capture(self, enqueue: Callable[[], None]) -> Graph:
+        """Returns a graph of what ``enqueue`` enqueues on the stream; nothing of it is done yet.
 
-        It is recorded on a stream of its own: what another thread enqueues meanwhile, such as memory that it gives
-        back, does not become part of it.
+        Memory that is given back meanwhile, by whatever thread, is given back afterwards: it must not become part of
+        the graph.
         """
-        runtime, flags = self.runtime, 0
+        runtime, no_flags = self.runtime, 0
         self.synchronize()
-        with self._temporary_stream() as stream:
-            self.call(
-                "cudaStreamBeginCapture", stream.handle, runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-            )
+        with self._lock:
+            self._to_free = []
+        try:
+            mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+            self.call("cudaStreamBeginCapture", self.stream.handle, mode)
             try:
-                enqueue(stream)
+                enqueue()
             except BaseException:
-                self._end_failed_capture(stream)
+                self._end_failed_capture()
                 raise
-            graph = Resource(self, "cudaGraphDestroy", self.call("cudaStreamEndCapture", stream.handle))
+            graph = Resource(self, "cudaGraphDestroy", self.call("cudaStreamEndCapture", self.stream.handle))
             try:
-                executable = Graph(self, "cudaGraphExecDestroy", self.call("cudaGraphInstantiate", graph.handle, flags))
+                executable = Graph(
+                    self, "cudaGraphExecDestroy", self.call("cudaGraphInstantiate", graph.handle, no_flags)
+                )
             finally:
                 graph.close()
-        self._open[executable] = None
+        finally:
+            with self._lock:
+                waiting, self._to_free = self._to_free, None
+            for address in waiting:
+                self.free(address)
+        self.open[executable] = None
         return executable
 
     def close(self) -> None:
         """Waits for the stream and frees everything that is still open, last opened first; never raises."""
         self.drain()
-        for resource in reversed(list(self._open)):
+        for resource in reversed(list(self.open)):
             resource.close()
 
-    def _new_stream(self) -> "Resource":
+    def _new_stream(self) -> Resource:
         return self._own(
             "cudaStreamDestroy", self.call("cudaStreamCreateWithFlags", self.runtime.cudaStreamNonBlocking)
         )
-
-    @contextmanager
-    def _temporary_stream(self) -> "Iterator[Resource]":
-        stream = self._new_stream()
-        try:
-            yield stream
-        finally:
-            stream.close()
 
     def _new_pool(self, driver: Any) -> Any:
         """A pool that keeps what was given back: requests take and return the same sizes again and again."""
@@ -203,22 +205,22 @@ class Cuda:
         self.call("cudaMemPoolSetAttribute", pool, keep, driver.cuuint64_t(_KEEP_ALL_BYTES))
         return pool
 
-    def _copy(self, kind: Any, source: int, target: int, nbytes: int, stream: "Resource | None") -> None:
+    def _copy(self, kind: Any, source: int, target: int, nbytes: int) -> None:
         if nbytes:
-            self.call("cudaMemcpyAsync", target, source, nbytes, kind, (stream or self.stream).handle)
+            self.call("cudaMemcpyAsync", target, source, nbytes, kind, self.stream.handle)
 
-    def _own(self, destroy: str, handle: Any) -> "Resource":
+    def _own(self, destroy: str, handle: Any) -> Resource:
         resource = Resource(self, destroy, handle)
-        self._open[resource] = None
+        self.open[resource] = None
         return resource
 
-    def _end_failed_capture(self, stream: "Resource") -> None:
-        error, graph = self.runtime.cudaStreamEndCapture(stream.handle)
+    def _end_failed_capture(self) -> None:
+        error, graph = self.runtime.cudaStreamEndCapture(self.stream.handle)
         if error == self.runtime.cudaError_t.cudaSuccess:
-            self._release("cudaGraphDestroy", graph)
+            self.release("cudaGraphDestroy", graph)
         self.runtime.cudaGetLastError()  # the failed capture is no error of the next call
 
-    def _release(self, function: str, *arguments: object) -> None:
+    def release(self, function: str, *arguments: object) -> None:
         """Calls a function on the way out, where an earlier error must not hide behind a new one."""
         try:
             self.call(function, *arguments)
@@ -230,60 +232,3 @@ class Cuda:
             return _ADVICE[error.name]
         text = self.runtime.cudaGetErrorString(error)[1]
         return text.decode() if isinstance(text, bytes) else str(text)
-
-
-class Resource:
-    """Something of CUDA that has to be given back."""
-
-    def __init__(self, cuda: Cuda, destroy: str, handle: Any) -> None:
-        """Names the function that gives ``handle`` back."""
-        self.handle = handle
-        self._cuda = cuda
-        self._destroy = destroy
-
-    def close(self) -> None:
-        """Gives it back, once; never raises."""
-        self._cuda._open.pop(self, None)
-        if self.handle is not None:
-            self._cuda._release(self._destroy, self.handle)
-            self.handle = None
-
-
-class Event(Resource):
-    """A point in the stream's work."""
-
-    def record(self) -> None:
-        """Puts it behind everything that is enqueued so far."""
-        self._cuda.call("cudaEventRecord", self.handle, self._cuda.stream.handle)
-
-    def synchronize(self) -> None:
-        """Waits until the stream has come to where it was last recorded; an event never recorded is no wait."""
-        self._cuda.call("cudaEventSynchronize", self.handle)
-
-    def milliseconds_since(self, earlier: "Event") -> float:
-        """Returns the device's time between two events that it has come to; both made with ``is_timed``."""
-        spent: float = self._cuda.call("cudaEventElapsedTime", earlier.handle, self.handle)
-        return spent
-
-
-class Graph(Resource):
-    """Captured work that is enqueued as one."""
-
-    def launch(self) -> None:
-        """Enqueues it."""
-        self._cuda.call("cudaGraphLaunch", self.handle, self._cuda.stream.handle)
-
-
-class Pinned(Resource):
-    """Page-locked memory of the host.
-
-    Attributes:
-        address: where it begins.
-        array: (bytes,) uint8 view of it; must not be used once it is closed.
-    """
-
-    def __init__(self, cuda: Cuda, address: int, nbytes: int) -> None:
-        """Wraps an address that ``cudaHostAlloc`` gave."""
-        super().__init__(cuda, "cudaFreeHost", address)
-        self.address = address
-        self.array: Array = np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))

@@ -43,16 +43,52 @@ class DeviceTensor:
         return self.shape[-1] * ITEM_BYTES[self.dtype]
 
 
+class Heap:
+    """Device memory that is held; what is no longer used comes back to it, from whatever thread."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        """Holds nothing."""
+        self._cuda = cuda
+        self._held: dict[int, int] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(list(self._held.values()))
+
+    def allocate(self, nbytes: int) -> tuple[int, object]:
+        """Returns an address and what must live as long as it is used."""
+        address = self._cuda.allocate(nbytes)
+        self._held[address] = nbytes
+        owner = _Block()
+        weakref.finalize(owner, self.free, address).atexit = False
+        return address, owner
+
+    def free(self, address: int) -> None:
+        """Gives memory back if it is still held."""
+        if self._held.pop(address, None) is not None:
+            self._cuda.free(address)
+
+    def close(self) -> None:
+        """Gives all of it back."""
+        for address in list(self._held):
+            self.free(address)
+
+
 class DeviceMemory:
     """The memory half of ``Backend`` on a CUDA device; all that it does is enqueued on one stream."""
 
     on_host = False
 
     def __init__(self, cuda: Cuda) -> None:
-        """Allocates what transfers need."""
+        """Allocates what transfers need; the device is its own from now on."""
         self._cuda = cuda
-        self._held: dict[int, int] = {}
-        self._transfer = Transfer(cuda)
+        self._heap = Heap(cuda)
+        try:
+            self._transfer = Transfer(cuda)
+        except BackendError:
+            cuda.close()
+            raise
         self._compaction: Compaction = CopyCompaction(self)
 
     @property
@@ -63,7 +99,7 @@ class DeviceMemory:
     @property
     def allocated_bytes(self) -> int:
         """Device memory that is held."""
-        return sum(self._held.values())
+        return self._heap.nbytes
 
     def allocate(self, shape: Sequence[int], dtype: str) -> DeviceTensor:
         """Returns zeroed memory; see ``Backend.allocate``."""
@@ -73,11 +109,7 @@ class DeviceMemory:
 
     def empty(self, shape: Sequence[int], dtype: str) -> DeviceTensor:
         """Returns memory that nothing was written to; it is given back with the last view of it."""
-        nbytes = math.prod(shape) * ITEM_BYTES[dtype]
-        address = self._cuda.allocate(nbytes)
-        self._held[address] = nbytes
-        owner = _Block()
-        weakref.finalize(owner, self._free, address).atexit = False
+        address, owner = self._heap.allocate(math.prod(shape) * ITEM_BYTES[dtype])
         return DeviceTensor(address, tuple(shape), dtype, owner)
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> DeviceTensor:
@@ -133,13 +165,8 @@ class DeviceMemory:
 
     def close(self) -> None:
         """Waits, and frees everything that is still held."""
-        for address in list(self._held):
-            self._free(address)
+        self._heap.close()
         self._cuda.close()
-
-    def _free(self, address: int) -> None:
-        if self._held.pop(address, None) is not None:
-            self._cuda.free(address)
 
 
 class _Block:

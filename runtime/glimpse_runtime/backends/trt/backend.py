@@ -12,12 +12,12 @@ from glimpse_runtime.backends.trt.compaction import EngineCompaction
 from glimpse_runtime.backends.trt.context import Workspace
 from glimpse_runtime.backends.trt.engine import Shared, TrtEngine
 from glimpse_runtime.backends.trt.in_flight import InFlight
-from glimpse_runtime.backends.trt.messages import Messages
 from glimpse_runtime.backends.trt.source import Source
 from glimpse_runtime.bundle import Bundle
 from glimpse_runtime.engines.flavours import installed
 from glimpse_runtime.engines.gpu import current_gpu
 from glimpse_runtime.engines.key import Setting, engine_key
+from glimpse_runtime.engines.log import Messages, make_logger
 from glimpse_runtime.engines.store import StoredEngine, find_engine, require_engine
 from glimpse_runtime.errors import BackendError
 from glimpse_runtime.manifest import StageSpec
@@ -47,14 +47,19 @@ class TrtBackend(DeviceMemory):
         self.dialects = found.flavour.dialects
         self._found = found
         self._gpu = gpu
-        messages = Messages(found.module)
-        try:
-            self._runtime: Any = found.module.Runtime(messages.logger)
-        except (TypeError, RuntimeError) as error:  # pybind's words for a null pointer
-            super().close()
-            raise BackendError(f"{found.title} cannot start here: {error}{messages.take()}") from None
-        self._shared = Shared(self, Workspace(self), messages, InFlight(self.cuda))
         self._engines: list[TrtEngine] = []
+        messages = Messages()
+        self._workspace = Workspace(self)
+        self._runtime: Any = None
+        try:
+            self._runtime = found.module.Runtime(make_logger(found.module, messages))
+            self._shared = Shared(self, self._workspace, messages, InFlight(self.cuda))
+        except (TypeError, RuntimeError) as error:  # pybind's words for a null pointer
+            self.close()
+            raise BackendError(f"{found.title} cannot start here: {error}:{messages.take()}") from None
+        except BackendError:
+            self.close()
+            raise
         self._engine_bytes = 0
         self._lock = threading.Lock()
 
@@ -81,7 +86,7 @@ class TrtBackend(DeviceMemory):
         for engine in self._engines:
             engine.close()
         self._engines = []
-        self._shared.workspace.close()
+        self._workspace.close()
         self._runtime = None
         super().close()
 

@@ -36,7 +36,7 @@ class EngineCompaction:
             for name, buffer in zip(names, buffers, strict=True)
         ]
         self._outputs = {
-            name: memory.empty(engine.largest(same), dtype)
+            name: memory.empty(engine.profiles.largest(same), dtype)
             for name, same, dtype in (("hidden_out", "hidden_in", "float32"), ("positions_out", "positions", "int32"))
         }
         self._outputs["count"] = memory.empty((), "int32")

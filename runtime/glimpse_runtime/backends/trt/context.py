@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from glimpse_runtime.backends.cuda import Resource
+from glimpse_runtime.backends.cuda_resources import Resource
 from glimpse_runtime.backends.device_memory import DeviceMemory, DeviceTensor
-from glimpse_runtime.backends.trt.messages import Messages
+from glimpse_runtime.engines.log import Messages
 from glimpse_runtime.errors import BackendError
 
 ALIGNMENT = 256
@@ -68,7 +68,7 @@ class Context:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._scratch = 0
         if raw is None:
-            raise BackendError(f"{title}: TensorRT cannot make an execution context{messages.take()}")
+            raise BackendError(f"{title}: TensorRT cannot make an execution context:{messages.take()}")
         try:
             chosen = raw.set_optimization_profile_async(profile, int(stream.handle))
         except RuntimeError:  # the Python module's way to say no
@@ -108,4 +108,4 @@ class Context:
 
     def _check(self, done: bool, what: str) -> None:
         if not done:
-            raise BackendError(f"{self._title}: TensorRT refused {what}{self._messages.take()}")
+            raise BackendError(f"{self._title}: TensorRT refused {what}:{self._messages.take()}")

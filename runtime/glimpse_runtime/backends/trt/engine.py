@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -11,24 +10,14 @@ from glimpse_runtime.backends.base import Tensor
 from glimpse_runtime.backends.device_memory import DeviceMemory, DeviceTensor, device
 from glimpse_runtime.backends.trt.context import ALIGNMENT, Context, Workspace
 from glimpse_runtime.backends.trt.in_flight import InFlight
-from glimpse_runtime.backends.trt.messages import Messages
+from glimpse_runtime.backends.trt.interface import Profiles, check_tensors
 from glimpse_runtime.backends.trt.source import Source
 from glimpse_runtime.backends.trt.step import Step
+from glimpse_runtime.engines.log import Messages
 from glimpse_runtime.errors import BackendError
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.manifest import StageSpec, TensorSpec
 from glimpse_runtime.memory import ITEM_BYTES
-
-_DTYPES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "BF16": "bfloat16",
-    "INT8": "int8",
-    "UINT8": "uint8",
-    "INT32": "int32",
-    "INT64": "int64",
-    "BOOL": "bool",
-}
 
 
 @dataclass(frozen=True)
@@ -73,8 +62,8 @@ class TrtEngine:
         self._state = {name: device(tensor) for name, tensor in state.items()}
         self.inputs = [spec for spec in stage.inputs if not _names_state(spec, "past.", state)]
         self.outputs = [spec for spec in stage.outputs if not _names_state(spec, "present.", state)]
-        _check_tensors(source, stage)
-        self._ranges = _ranges(source.engine, self.inputs)
+        check_tensors(source.engine, source.title, stage)
+        self.profiles = Profiles(source.engine, source.title, self.inputs)
         self._back = {
             name: shared.memory.empty(tensor.shape, tensor.dtype)
             for name, tensor in self._state.items()
@@ -101,7 +90,7 @@ class TrtEngine:
         shared.in_flight.wait(interrupt)
         placed = {spec.name: self._place(spec, inputs) for spec in self.inputs}
         shapes = {name: tensor.shape for name, tensor in placed.items()}
-        context = self._context(self.profile_for(shapes))
+        context = self._context(self.profiles.choose(shapes))
         context.set_shapes(shapes)
         for name, tensor in placed.items():
             context.bind(name, tensor.address)
@@ -145,28 +134,9 @@ class TrtEngine:
         raw = source.make_context(for_step)
         return Context(raw, source.title, profile, shared.workspace, shared.messages, shared.memory.cuda.stream)
 
-    def profile_for(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
-        """Returns the number of the narrowest profile that holds the shapes; later ones are narrower.
-
-        Raises:
-            BackendError: none does.
-        """
-        for number in reversed(range(len(self._ranges))):
-            if all(_fits(shape, *self._ranges[number][name]) for name, shape in shapes.items()):
-                return number
-        for name, shape in shapes.items():
-            if not any(_fits(shape, *ranges[name]) for ranges in self._ranges):
-                allowed = " or ".join(f"{low}..{high}" for low, high in (ranges[name] for ranges in self._ranges))
-                raise BackendError(f"{self.source.title}: input {name!r} of shape {shape} is outside of {allowed}")
-        raise BackendError(f"{self.source.title}: no profile holds the shapes {dict(shapes)} together")
-
     def updates_in_place(self, name: str) -> bool:
         """Whether the engine writes a state tensor where it reads it; it then must."""
         return self.source.aliases.get(f"present.{name}") == f"past.{name}"
-
-    def largest(self, name: str) -> tuple[int, ...]:
-        """Returns the largest shape that an input may have."""
-        return max((ranges[name][1] for ranges in self._ranges), key=math.prod)
 
     def bind_state(self, context: Context) -> None:
         """Binds the state tensors."""
@@ -210,11 +180,11 @@ class TrtEngine:
         if isinstance(given, np.ndarray):
             given = np.ascontiguousarray(given, spec.dtype)
         if spec.name not in self._staged:
-            self._staged[spec.name] = self.shared.memory.empty(self.largest(spec.name), spec.dtype)
+            self._staged[spec.name] = self.shared.memory.empty(self.profiles.largest(spec.name), spec.dtype)
         buffer = self._staged[spec.name]
         part = DeviceTensor(buffer.address, tuple(given.shape), spec.dtype, buffer.owner)
         if part.nbytes > buffer.nbytes:
-            self.profile_for({spec.name: part.shape})
+            self.profiles.choose({spec.name: part.shape})
         self.shared.memory.copy(given, part)
         return part
 
@@ -233,7 +203,7 @@ class TrtEngine:
     def _allocate_results(self) -> None:
         """Allocates outputs at the size that the first profile, the widest, gives them at most."""
         context = self._context(0)
-        context.set_shapes({name: high for name, (_, high) in self._ranges[0].items()})
+        context.set_shapes(self.profiles.widest())
         for spec in self.outputs:
             shape = context.shape(spec.name)
             if min(shape, default=1) >= 0:
@@ -242,38 +212,3 @@ class TrtEngine:
 
 def _names_state(spec: TensorSpec, prefix: str, state: Mapping[str, Tensor]) -> bool:
     return spec.name.startswith(prefix) and spec.name[len(prefix) :] in state
-
-
-def _fits(shape: tuple[int, ...], low: tuple[int, ...], high: tuple[int, ...]) -> bool:
-    return len(shape) == len(low) and all(a <= dim <= b for a, dim, b in zip(low, shape, high, strict=True))
-
-
-def _ranges(raw: Any, inputs: list[TensorSpec]) -> list[dict[str, tuple[tuple[int, ...], tuple[int, ...]]]]:
-    """Smallest and largest shape of every input, by profile."""
-    ranges = []
-    for profile in range(raw.num_optimization_profiles):
-        found = {}
-        for spec in inputs:
-            shapes = [tuple(shape) for shape in raw.get_tensor_profile_shape(spec.name, profile)]
-            found[spec.name] = shapes[0], shapes[-1]
-        ranges.append(found)
-    return ranges
-
-
-def _check_tensors(source: Source, stage: StageSpec) -> None:
-    """Compares names and types of the engine's tensors with the manifest's."""
-    raw = source.engine
-    names = [raw.get_tensor_name(index) for index in range(raw.num_io_tensors)]
-    found = {name: _DTYPES.get(raw.get_tensor_dtype(name).name, "unknown") for name in names}
-    expected = {spec.name: spec.dtype for spec in (*stage.inputs, *stage.outputs)}
-    for name in sorted(found.keys() | expected.keys()):
-        if found.get(name) != expected.get(name):
-            raise BackendError(
-                f"{source.title}: tensor {name!r} is {found.get(name, 'missing')} in the engine and "
-                f"{expected.get(name, 'missing')} in the manifest; build the engine again"
-            )
-    for name in names:
-        if raw.get_tensor_location(name).name != "DEVICE":
-            raise BackendError(
-                f"{source.title}: tensor {name!r} is read from memory of the host, which is not supported"
-            )

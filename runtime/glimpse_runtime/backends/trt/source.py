@@ -5,8 +5,8 @@ import mmap
 from typing import Any
 
 from glimpse_runtime.atomic import open_atomic
-from glimpse_runtime.backends.trt.messages import Messages
 from glimpse_runtime.engines.flavours import Installed
+from glimpse_runtime.engines.log import Messages
 from glimpse_runtime.engines.store import StoredEngine
 from glimpse_runtime.errors import BackendError
 
@@ -49,8 +49,8 @@ class Source:
         with stored.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             self._engine: Any = runtime.deserialize_cuda_engine(data)
         if self._engine is None:
-            why = f"{found.title} cannot load {stored.path}{messages.take()}"
-            raise BackendError(f"{self.title}: {why}; build it again with: {command}")
+            why = f"{found.title} cannot load {stored.path}"
+            raise BackendError(f"{self.title}: {why}; build it again with: {command}{messages.take()}")
         self._compiled: Any = self._engine.create_runtime_config().create_runtime_cache() if self._compiles else None
         self._compiled_bytes = self._read_compiled()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from glimpse_runtime.backends.base import Tensor
-from glimpse_runtime.backends.cuda import Graph, Pinned, Resource
+from glimpse_runtime.backends.cuda_resources import Graph, Pinned
 from glimpse_runtime.backends.device_memory import DeviceTensor, device
 from glimpse_runtime.backends.trt.context import ALIGNMENT
 from glimpse_runtime.errors import BackendError
@@ -46,7 +46,7 @@ class Step:
         self._pinned_in = self._cuda.pinned(nbytes)
         self._block = engine.shared.memory.empty((nbytes,), "uint8")
         self._context = engine.new_context(
-            engine.profile_for({name: value.shape for name, value in given.items()}), for_step=True
+            engine.profiles.choose({name: value.shape for name, value in given.items()}), for_step=True
         )
         self._context.set_shapes({name: value.shape for name, value in given.items()})
         for name, value in given.items():
@@ -78,7 +78,7 @@ class Step:
             self._graphs[key].launch()
         else:
             self._engine.bind_state(self._context)
-            self._enqueue(self._cuda.stream)
+            self._enqueue()
             if self._captures:
                 self._capture(key)
         self._engine.take_turns()
@@ -95,11 +95,11 @@ class Step:
         self._context.close()
         self._graphs, self._read, self._fed, self._tensors = {}, [], {}, []
 
-    def _enqueue(self, stream: Resource) -> None:
-        self._cuda.upload(self._pinned_in.address, self._block.address, self._block.nbytes, stream)
-        self._context.enqueue(stream)
+    def _enqueue(self) -> None:
+        self._cuda.upload(self._pinned_in.address, self._block.address, self._block.nbytes)
+        self._context.enqueue(self._cuda.stream)
         for bound, pinned, _, _ in self._read:
-            self._cuda.download(bound.address, pinned.address, bound.nbytes, stream)
+            self._cuda.download(bound.address, pinned.address, bound.nbytes)
 
     def _capture(self, key: tuple[int, int]) -> None:
         """Captures what was just enqueued: TensorRT asks for an ordinary run on the same shapes and addresses first."""

@@ -27,6 +27,12 @@ class Messages:
         level = {"WARNING": logging.INFO}.get(severity, logging.DEBUG)
         log.log(level, "TensorRT: %s", message)
 
+    def take(self) -> str:
+        """Returns the last errors, one a line, and forgets all of them."""
+        text = str(self)
+        self.errors.clear()
+        return text
+
     def __str__(self) -> str:
         """Returns the last errors, one a line."""
         shown = dict.fromkeys(self.errors[-_SHOWN:])
