@@ -42,7 +42,6 @@ def export_options(words: Mapping[str, Any]) -> ExportOptions:
         max_visual_tokens=words["max_visual_tokens"] or (board.max_visual_tokens if board else None),
         budget=words["budget"] or (parse_budget(words["board"]) if board else None),
         tokenizer=not words["no_tokenizer"],
-        vision_attention=words["vision_attention"],
         certify=words["certify"],
         force=words["force"],
     )
