@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import shape_inference
 
 from fake_trt.types import DataType, ILogger, Settings, Severity
@@ -269,7 +268,9 @@ def _bytes(shape: tuple[int, ...], kind: DataType) -> int:
 
 
 @cache
-def _session(graph: str) -> onnxruntime.InferenceSession:
+def _session(graph: str) -> Any:
+    import onnxruntime  # building engines must do without
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
