@@ -19,6 +19,7 @@ from glimpse_runtime.backends.device_compaction import Compaction, CopyCompactio
 from glimpse_runtime.backends.ort import OrtBackend
 from glimpse_runtime.backends.trt.compaction import EngineCompaction
 from glimpse_runtime.engines.flavours import installed
+from glimpse_runtime.pruners import names
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MACHINES = {
@@ -100,9 +101,34 @@ REQUESTS = {
 def test_answers_are_those_of_the_cpu(machine: Machine, request_name: str) -> None:
     options = REQUESTS[request_name]
     with machine.load() as vlm, machine.cpu() as reference:
-        for image, question in examples()[:4]:
+        for image, question in examples()[:2]:
             same(vlm.ask(image, question, **options), reference.ask(image, question, **options))
         same(vlm.ask(None, "Hello", **options), reference.ask(None, "Hello", **options))
+
+
+def asked(vlm: Session, image: Path, question: str, way: dict[str, object]) -> Answer | str:
+    """An answer, or why there is none."""
+    try:
+        return vlm.ask(image, question, pruning=Pruning(**way), max_new_tokens=2)  # type: ignore[arg-type]
+    except InputError as error:
+        return str(error)
+
+
+def test_every_way_of_pruning_finds_on_the_device_what_it_finds_on_the_host(machine: Machine) -> None:
+    image, question = examples()[0]
+    ways = [{"method": name, "max_keep_ratio": 0.2} for name in names()]
+    ways += [{"pre": name, "pre_keep": 0.5, "max_keep_ratio": 0.2} for name in names()]
+    answered = 0
+    small = {"scene_cache_bytes": 0, "max_pixels": 140 * 140}
+    with machine.load(**small) as vlm, machine.cpu(**small) as reference:
+        for way in ways:
+            found, expected = asked(vlm, image, question, way), asked(reference, image, question, way)
+            if isinstance(found, str) or isinstance(expected, str):
+                assert found == expected
+            else:
+                same(found, expected)
+                answered += 1
+    assert answered > 5
 
 
 @pytest.mark.parametrize("way", [KernelCompaction, EngineCompaction, CopyCompaction])
@@ -113,10 +139,10 @@ def test_every_way_of_compaction_gives_the_same_answers(machine: Machine, way: t
         machine.patch.setattr("glimpse_runtime.backends.trt.backend.find_engine", lambda key: None)
     with machine.load() as vlm, machine.cpu() as reference:
         assert type(vlm._pipeline._backend._compaction) is way  # type: ignore[union-attr, attr-defined]
-        for image, question in examples()[:4]:
+        for image, question in examples()[:2]:
             same(vlm.ask(image, question), reference.ask(image, question))
     if way is KernelCompaction:
-        assert library.launches == 4 + 1  # one launch per question, and one while warming up
+        assert library.launches == 2 + 1  # one launch per question, and one while warming up
 
 
 def test_scenes_are_asked_again_and_images_go_together(machine: Machine) -> None:
@@ -125,7 +151,7 @@ def test_scenes_are_asked_again_and_images_go_together(machine: Machine) -> None
     with machine.load() as vlm, machine.cpu(scene_cache_bytes=0) as reference:
         for chosen in (images, images[:1]):
             scene = vlm.encode(chosen)
-            for question in questions * 2:
+            for question in questions:
                 answer = scene.ask(question)
                 assert answer.stats.stage_ms["vision"] == 0
                 same(answer, reference.ask(chosen, question))
@@ -236,7 +262,7 @@ def test_too_little_memory_is_an_error_that_leaves_nothing_behind(machine: Machi
 def test_the_largest_warm_up_takes_all_memory_that_a_request_needs(machine: Machine) -> None:
     with machine.load(warmup="largest", scene_cache_bytes=0) as vlm:
         machine.runtime.device.memory_bytes = machine.runtime.device.peak_bytes
-        for image, question in examples()[:3]:
+        for image, question in examples()[:2]:
             vlm.ask(image, question, max_new_tokens=2)
 
 
