@@ -13,7 +13,7 @@ from glimpse_export.graphs import matrix
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.dialects import dialect
 from glimpse_export.graphs.matrix import matrix_of
-from glimpse_export.graphs.quantise import BLOCK, quantise_rows, quantised
+from glimpse_export.graphs.quantise import BLOCK, quantise_rows, quantised, quantised_columns
 from glimpse_export.graphs.weights import WeightFile
 from glimpse_export.precision import PRECISIONS, Precision
 from glimpse_runtime import load
@@ -62,11 +62,12 @@ def test_quantised_values_are_the_nearest_ones() -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 def test_how_rows_are_cut_into_runs_changes_no_byte(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.random.default_rng(1).standard_normal((11, 300)).astype(np.float32)
-    whole = quantised(matrix_of("m", rows), bits)
+    whole = quantised(matrix_of("m", rows), bits) + quantised_columns(matrix_of("m", rows), bits)
     for length in (1, 3, 4):
         monkeypatch.setattr(matrix, "CHUNK_VALUES", length * 300)
         assert len(list(matrix_of("m", rows).runs())) == -(-11 // length)
-        for found, expected in zip(quantised(matrix_of("m", rows), bits), whole, strict=True):
+        again = quantised(matrix_of("m", rows), bits) + quantised_columns(matrix_of("m", rows), bits)
+        for found, expected in zip(again, whole, strict=True):
             np.testing.assert_array_equal(found, expected)
 
 

@@ -32,20 +32,20 @@ class Matrix:
         """Returns rows start..stop under a name of their own."""
         return Matrix(name, stop - start, self.columns, lambda first, last: self.read(start + first, start + last))
 
-    def runs(self) -> Iterator[tuple[int, int]]:
-        """Yields starts and stops of runs of rows of moderate size; starts are even, so that no two share a byte."""
-        step = max(CHUNK_VALUES // self.columns // 2 * 2, 2)
+    def runs(self, multiple: int = 1) -> Iterator[tuple[int, int]]:
+        """Yields starts and stops of runs of rows of moderate size; starts are multiples of ``multiple``."""
+        step = max(CHUNK_VALUES // self.columns // multiple, 1) * multiple
         for start in range(0, self.rows, step):
             yield start, min(start + step, self.rows)
 
-    def each(self, work: Callable[[int, int, FloatArray], None]) -> None:
-        """Calls ``work(start, stop, rows)`` for all rows, a few runs at a time in threads."""
+    def each(self, work: Callable[[int, int, FloatArray], None], multiple: int = 1) -> None:
+        """Calls ``work(start, stop, rows)`` for all rows, a few runs at a time in threads; see ``runs``."""
 
         def one(bounds: tuple[int, int]) -> None:
             work(*bounds, self.read(*bounds))
 
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
-            for _ in pool.map(one, self.runs()):
+            for _ in pool.map(one, self.runs(multiple)):
                 pass
 
 

@@ -66,7 +66,7 @@ def quantised_columns(matrix: Matrix, bits: int) -> tuple[Array, Array]:
         halves = signed.view(np.uint8) & 15
         out[:, start // 2 : start // 2 + halves.shape[1] // 2] = halves[:, 0::2] | (halves[:, 1::2] << 4)
 
-    matrix.each(work)
+    matrix.each(work, multiple=8 // bits)  # what shares a byte must be written together
     return out, scales if bits == 4 else scales[0]
 
 
