@@ -359,7 +359,7 @@ def test_killed_exports_end_as_undisturbed_ones() -> None:
         [sys.executable, str(ROOT / "tests" / "fault" / "kill_export.py"), "--kills", "5", "--json"],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
