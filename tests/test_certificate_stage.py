@@ -25,7 +25,7 @@ def test_a_certificate_is_a_stage_like_any_other(model: Path, out: Path, monkeyp
     pytest.importorskip("transformers")
     from glimpse_export.certify.walk import Walk
 
-    def interrupted(self: object) -> None:
+    def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
