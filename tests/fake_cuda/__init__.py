@@ -1,5 +1,6 @@
 """CUDA for tests on machines without it; ``install`` puts it where ``from cuda.bindings import runtime`` finds it."""
 
+import gc
 import sys
 from types import ModuleType
 
@@ -13,6 +14,7 @@ __all__ = ["ALIGNMENT", "Device", "FakeCudaError", "Runtime", "Work", "cudaError
 
 def install(monkeypatch: pytest.MonkeyPatch, has_pools: bool = True, memory_bytes: int = 1 << 34) -> Runtime:
     """Makes a fresh fake device the one that the code under test finds."""
+    gc.collect()  # devices and what runs on them refer to each other; left to itself, Python keeps gigabytes of them
     runtime = Runtime(Device(memory_bytes), has_pools)
     driver = ModuleType("cuda.bindings.driver")
     driver.cuuint64_t = cuuint64_t
