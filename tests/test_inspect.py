@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Command, assert_one_clear_line, uncertified
+from conftest import ROOT, Command, assert_one_clear_line, options, uncertified
+from factory import write_model
 from test_certificate import certificate, check
 
 from glimpse_runtime import Session
@@ -46,6 +47,20 @@ def test_it_reads_no_weights(copy: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     inspect(copy)
     with pytest.raises(AssertionError, match="was read"):
         inspect(copy, verify=True)
+
+
+def test_compaction_has_the_precision_of_the_cache_it_moves(tmp_path: Path) -> None:
+    pytest.importorskip("onnx_ir")
+    from glimpse_export import export
+    from glimpse_export.precision import Precision
+
+    write_model(tmp_path / "model")
+    wanted = options(tmp_path / "model", dialects=("plain",), precision=Precision.choose("fp32", kv_cache="fp16"))
+    stages = inspect(export(wanted, tmp_path / "bundle")).graphs["plain"]
+    assert {name: stage.precision for name, stage in stages.items()} == {
+        **dict.fromkeys(("vision", "score", "lower", "upper"), "fp32"),
+        "compact": "fp16",
+    }
 
 
 def test_text_says_it_all(command: Command, copy: Path) -> None:

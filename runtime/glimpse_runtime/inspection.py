@@ -13,7 +13,7 @@ from glimpse_runtime.memory import kv_cache_bytes, memory_of_files
 
 @dataclasses.dataclass(frozen=True)
 class StageReport:
-    """One graph; ``precision`` is what its weights are stored in."""
+    """One graph; ``precision`` is what its weights are stored in, or without weights the numbers it moves."""
 
     file: str
     precision: str
@@ -114,7 +114,7 @@ def inspect(bundle: str | Path | None = None, verify: bool = False) -> Inspectio
         precision=manifest.precision,
         graphs={
             dialect: {
-                name: StageReport(stage.file, manifest.precision.get(name, "unknown"), stage.inputs, stage.outputs)
+                name: StageReport(stage.file, _precision(manifest, name), stage.inputs, stage.outputs)
                 for name, stage in stages.items()
             }
             for dialect, stages in manifest.graphs.items()
@@ -148,3 +148,8 @@ def _warnings(certificate: CertificateReport | None) -> tuple[str, ...]:
         names = ", ".join(certificate.foreign_files)
         warnings.append(f"the certificate is not of this bundle, these files differ: {names}; {HOW_TO_CERTIFY}")
     return tuple(warnings)
+
+
+def _precision(manifest: Manifest, stage: str) -> str:
+    """The stage's precision; compaction has no weights, and moves the KV cache."""
+    return manifest.precision.get("kv_cache" if stage == "compact" else stage, "unknown")
