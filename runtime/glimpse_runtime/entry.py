@@ -48,6 +48,11 @@ class Entry:
         """The patch grids of the prompt's images."""
         return self.prompt.grids
 
+    @property
+    def has_start(self) -> bool:
+        """Whether it has visual tokens and text behind them: a start that other questions can share."""
+        return len(self.visual_rows) > 0 and int(self.visual_rows[-1]) < len(self.ids) - 1
+
     def cells(self) -> list[IntArray]:
         """Returns for each image the places of its tokens that entered, row-major on the merged grid."""
         ends = np.cumsum([grid.visual_tokens for grid in self.grids], dtype=np.int64)

@@ -1,12 +1,13 @@
 """Images to patches, in numpy and Pillow: what Qwen2VLImageProcessor (the slow one) does, bit for bit."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from glimpse_runtime.errors import ImageError
+from glimpse_runtime.errors import ImageError, InputError
 from glimpse_runtime.manifest import ImageRules
 from glimpse_runtime.types import FloatArray
 
@@ -51,6 +52,19 @@ class Patches:
     pixel_values: FloatArray
     grid: Grid
     original_size: tuple[int, int]
+
+
+def limited(rules: ImageRules, max_pixels: int) -> ImageRules:
+    """Returns the rules with at most ``max_pixels``; more than they allow already changes nothing.
+
+    Raises:
+        InputError: it is not even one visual token.
+    """
+    smallest = (rules.patch_size * rules.merge_size) ** 2
+    if not isinstance(max_pixels, int) or max_pixels < smallest:
+        raise InputError(f"max_pixels must be at least {smallest} (one visual token), found {max_pixels!r}")
+    upper = min(rules.max_pixels, max_pixels)
+    return dataclasses.replace(rules, min_pixels=min(rules.min_pixels, upper), max_pixels=upper)
 
 
 def smart_resize(height: int, width: int, rules: ImageRules) -> tuple[int, int]:

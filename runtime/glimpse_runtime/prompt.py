@@ -28,6 +28,20 @@ class Prompt:
     positions: IntArray
 
 
+def checked_ids(ids: Sequence[int] | IntArray, vocab_size: int) -> IntArray:
+    """Returns a tokenised prompt as (tokens,) int64.
+
+    Raises:
+        PromptError: it is no sequence of ids, or one is not in the vocabulary.
+    """
+    array = np.asarray(ids)
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
+        raise PromptError("the prompt must be a non-empty one-dimensional sequence of integer token ids")
+    if array.min() < 0 or array.max() >= vocab_size:
+        raise PromptError(f"token ids must lie in 0..{vocab_size - 1}, found {array.min()}..{array.max()}")
+    return array.astype(np.int64)
+
+
 def place(ids: IntArray, grids: Sequence[Grid], image_token: int) -> Prompt:
     """Returns the prompt of some ids, with every token's position.
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
-import numpy as np
 from PIL import Image
 
 from glimpse_runtime.answer import Answer
@@ -24,8 +23,8 @@ from glimpse_runtime.locate import locate
 from glimpse_runtime.memory import memory_of_files
 from glimpse_runtime.pipeline import Pipeline, Trace
 from glimpse_runtime.prefix import Prefix
-from glimpse_runtime.preprocess import Grid, Patches, patch_grid, patchify
-from glimpse_runtime.prompt import Prompt, build_prompt, place
+from glimpse_runtime.preprocess import Grid, Patches, limited, patch_grid, patchify
+from glimpse_runtime.prompt import Prompt, build_prompt, checked_ids, place
 from glimpse_runtime.prune_report import report_unpruned
 from glimpse_runtime.pruning import Pruning
 from glimpse_runtime.request import (
@@ -109,14 +108,7 @@ class Session:
         self._running: Interrupt | None = None
         self._unfinished: weakref.ref[Answer] | None = None
         self._scenes = SceneCache(scene_cache_bytes)
-        self._image_rules = manifest.images
-        if max_pixels is not None:
-            smallest = (manifest.images.patch_size * manifest.images.merge_size) ** 2
-            if not isinstance(max_pixels, int) or max_pixels < smallest:
-                raise InputError(f"max_pixels must be at least {smallest} (one visual token), found {max_pixels!r}")
-            upper = min(manifest.images.max_pixels, max_pixels)
-            lower = min(manifest.images.min_pixels, upper)
-            self._image_rules = dataclasses.replace(manifest.images, min_pixels=lower, max_pixels=upper)
+        self._image_rules = manifest.images if max_pixels is None else limited(manifest.images, max_pixels)
 
     def ask(
         self,
@@ -186,11 +178,11 @@ class Session:
             InputError: an image, the prompt or an option cannot be used.
             SessionError: the session is closed or busy.
         """
-        request = make_request(pruning, sampling, max_new_tokens, timeout, eos)
+        request, manifest = make_request(pruning, sampling, max_new_tokens, timeout, eos), self.bundle.manifest
         self._begin(request.interrupt)
         with request.stats.stage("preprocess"):
             scene, pictures = self._read(images, None)
-            prompt = place(self._checked_ids(ids), scene.grids, self.bundle.manifest.tokens.image)
+            prompt = place(checked_ids(ids, manifest.text.vocab_size), scene.grids, manifest.tokens.image)
             self._open_pipeline().check(prompt, request.pruning)
         return self._answer(prompt, scene, pictures, request)
 
@@ -372,7 +364,7 @@ class Session:
         """Returns what is known of the entry's start; a start that other questions share is run and kept."""
         if scene.prefix is not None and scene.prefix.starts(entry):
             return scene.prefix
-        if not _has_start(entry) or request.pruning.enters_by_question:
+        if not entry.has_start or request.pruning.enters_by_question:
             return None
         pipeline = self._open_pipeline()
         needed_bytes = pipeline.prefix_bytes(len(entry.ids)) + sum(image.nbytes for image in scene.visual)
@@ -414,17 +406,3 @@ class Session:
         if self._pipeline is None:
             raise SessionError("this session is closed; load the bundle again")
         return self._pipeline
-
-    def _checked_ids(self, ids: Sequence[int] | IntArray) -> IntArray:
-        array = np.asarray(ids)
-        size = self.bundle.manifest.text.vocab_size
-        if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
-            raise PromptError("the prompt must be a non-empty one-dimensional sequence of integer token ids")
-        if array.min() < 0 or array.max() >= size:
-            raise PromptError(f"token ids must lie in 0..{size - 1}, found {array.min()}..{array.max()}")
-        return array.astype(np.int64)
-
-
-def _has_start(entry: Entry) -> bool:
-    """Whether an entry has visual tokens and text behind them."""
-    return len(entry.visual_rows) > 0 and int(entry.visual_rows[-1]) < len(entry.ids) - 1
