@@ -8,7 +8,8 @@ import pytest
 from glimpse_runtime import Pruning, PruningError
 from glimpse_runtime.manifest import PruningDefaults
 from glimpse_runtime.preprocess import Grid
-from glimpse_runtime.rule import Rule, check, keep_index, mask_logits, merge, per_image, probability, select
+from glimpse_runtime.pruners import PrunerInput, find
+from glimpse_runtime.rule import Rule, check, flat_masks, keep_index, merge, per_image, probability, select
 
 DEFAULTS = PruningDefaults(threshold=0.5, max_keep_ratio=0.3, min_keep=2, anchors=("tl",))
 
@@ -68,7 +69,9 @@ def test_request_overrides_defaults_and_a_mask_takes_none() -> None:
 def test_keep_mask_is_taken_as_given() -> None:
     grids = [Grid(4, 6, 2), Grid(2, 2, 2)]
     masks = [np.array([[1, 0, 1], [0, 0, 1]], bool), np.array([[False]])]
-    kept = select(mask_logits(masks, grids), merge(Pruning(keep_masks=masks), DEFAULTS), grids)
+    flat = flat_masks(masks, grids)
+    given = PrunerInput(0, 1, len(flat), np.arange(len(flat)), np.zeros((3, len(flat)), int), 0, 0, {"keep_mask": flat})
+    kept = select(find("oracle").choose(given), merge(Pruning(keep_masks=masks), DEFAULTS), grids)
     for mask, found in zip(masks, per_image(kept, grids), strict=True):
         assert np.array_equal(mask, found)
 
@@ -90,9 +93,9 @@ def test_impossible_rules_are_refused_before_compute() -> None:
     with pytest.raises(PruningError, match="anchors work with one image"):
         check(Rule(0.5, None, None, ("tl",)), [Grid(4, 4, 2)] * 2)
     with pytest.raises(PruningError, match="2 keep masks for 1 images"):
-        mask_logits([np.zeros((2, 2))] * 2, [Grid(4, 4, 2)])
+        flat_masks([np.zeros((2, 2))] * 2, [Grid(4, 4, 2)])
     with pytest.raises(PruningError, match=r"shape \(3, 2\)"):
-        mask_logits([np.zeros((3, 2))], [Grid(4, 4, 2)])
+        flat_masks([np.zeros((3, 2))], [Grid(4, 4, 2)])
 
 
 @pytest.mark.parametrize(

@@ -210,16 +210,25 @@ class TestOneEngine:
         made["glimpse_gate"][:] = 0
         return made
 
+    def prepare(
+        self, backend: TrtBackend, stage: StageSpec, lower: TrtEngine
+    ) -> tuple[dict[str, np.ndarray], Tensor, Callable[[Interrupt], None]]:
+        """A step of one row: the arrays that it is fed from, the tensor that it writes, and the step itself."""
+        fed = self.step_inputs(stage, 1, 0)
+        target = backend.allocate(fed["hidden_in"].shape, "float32")
+        return fed, target, lower.prepare(fed, {"hidden_out": target})
+
+    def feed(self, stage: StageSpec, fed: dict[str, np.ndarray], seed: int) -> None:
+        for name, array in self.step_inputs(stage, 1, seed).items():
+            fed[name][...] = array
+
     def test_a_step_gives_what_a_run_gives_however_fast_it_is_called(
         self, backend: TrtBackend, traced_bundle: Path
     ) -> None:
         stage, lower = self.lower(backend, traced_bundle)
-        fed = self.step_inputs(stage, 1, 0)
-        target = backend.allocate(fed["hidden_in"].shape, "float32")
-        step = lower.prepare(fed, {"hidden_out": target})
+        fed, target, step = self.prepare(backend, stage, lower)
         for seed in range(6):
-            for name, array in self.step_inputs(stage, 1, seed).items():
-                fed[name][...] = array
+            self.feed(stage, fed, seed)
             step(Interrupt())
         found = backend.download(target)
         expected = lower.run(self.step_inputs(stage, 1, 5), Interrupt())["hidden_out"]
@@ -230,12 +239,10 @@ class TestOneEngine:
     ) -> None:
         monkeypatch.setattr(Event, "synchronize", lambda _: None)
         stage, lower = self.lower(backend, traced_bundle)
-        fed, targets = self.step_inputs(stage, 1, 0), []
-        target = backend.allocate(fed["hidden_in"].shape, "float32")
-        step = lower.prepare(fed, {"hidden_out": target})
+        fed, target, step = self.prepare(backend, stage, lower)
+        targets = []
         for seed in (0, 1, 2, 3):  # the first ones are captured, which waits
-            for name, array in self.step_inputs(stage, 1, seed).items():
-                fed[name][...] = array
+            self.feed(stage, fed, seed)
             step(Interrupt())
             targets.append(backend.empty(target.shape, "float32"))
             backend.copy(target, targets[-1])
@@ -246,9 +253,7 @@ class TestOneEngine:
         self, backend: TrtBackend, traced_bundle: Path
     ) -> None:
         stage, lower = self.lower(backend, traced_bundle)
-        fed = self.step_inputs(stage, 1, 0)
-        target = backend.allocate(fed["hidden_in"].shape, "float32")
-        step = lower.prepare(fed, {"hidden_out": target})
+        fed, target, step = self.prepare(backend, stage, lower)
         for _ in range(3):
             step(Interrupt())
         backend._workspace.need(1 << 20)
@@ -268,8 +273,7 @@ class TestOneEngine:
                 return next(iter(self.values()))
 
         stage, lower = self.lower(backend, traced_bundle)
-        fed = self.step_inputs(stage, 1, 0)
-        step = lower.prepare(fed, {"hidden_out": backend.allocate(fed["hidden_in"].shape, "float32")})
+        *_, step = self.prepare(backend, stage, lower)
         step(Interrupt())
         assert isinstance(step, Step)
         step._graphs = Stale(step._graphs)

@@ -20,16 +20,16 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / folder) for folder in ("tests", "runtime", "export", "models", "plugins")]
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-import conformance as golden_cases  # noqa: E402  (of tests/)
+# That of tests/, not this file; it puts the clone's own packages first, installed or not.
+import conformance as golden_cases
 
-from glimpse_export import ExportOptions, export  # noqa: E402
-from glimpse_export.precision import Precision  # noqa: E402
-from glimpse_runtime import BackendError, GlimpseError  # noqa: E402
-from glimpse_runtime.backends import open_backend  # noqa: E402
-from glimpse_runtime.bundle import Bundle  # noqa: E402
+from glimpse_export import ExportOptions, export
+from glimpse_export.precision import Precision
+from glimpse_runtime import BackendError, GlimpseError
+from glimpse_runtime.backends import open_backend
+from glimpse_runtime.bundle import Bundle
 
 DIALECTS = {"cuda": ("ort",), "tensorrt": ("opset24", "plain"), "tensorrt-rtx": ("opset24",)}
 PRECISIONS = ("fp32", "fp16", "bf16")

@@ -9,7 +9,7 @@ from glimpse_runtime.bundle import Bundle, EmbeddingTable
 from glimpse_runtime.entry import Entry
 from glimpse_runtime.pruner_weights import read_weights
 from glimpse_runtime.pruners import Pruner, PrunerInput
-from glimpse_runtime.types import Array, BoolArray, FloatArray, IntArray
+from glimpse_runtime.types import Array, FloatArray, IntArray
 from glimpse_runtime.visual import VisualTokens
 
 
@@ -101,8 +101,3 @@ def question_ids(entry: Entry) -> IntArray:
     """Returns the ids behind the last visual token, or all that are not visual tokens when it is the last."""
     behind = entry.ids[int(entry.visual_rows[-1]) + 1 :]
     return behind if len(behind) else np.delete(entry.ids, entry.visual_rows)
-
-
-def flat_masks(masks: Sequence[Array]) -> BoolArray:
-    """Returns the masks of all images as one (visual tokens,) array."""
-    return np.concatenate([np.asarray(mask, np.bool_).reshape(-1) for mask in masks])

@@ -112,8 +112,8 @@ def add_anchors(keep: BoolArray, rule: Rule, grids: Sequence[Grid]) -> BoolArray
     return keep
 
 
-def mask_logits(masks: Sequence[Array], grids: Sequence[Grid]) -> FloatArray:
-    """Turns a caller's keep masks into logits of plus and minus infinity.
+def flat_masks(masks: Sequence[Array], grids: Sequence[Grid]) -> BoolArray:
+    """Returns a caller's keep masks of all images as one (visual tokens,) array.
 
     Raises:
         PruningError: not one mask per image, or a mask of another shape.
@@ -125,8 +125,7 @@ def mask_logits(masks: Sequence[Array], grids: Sequence[Grid]) -> FloatArray:
             raise PruningError(
                 f"keep mask {index} has shape {np.shape(mask)}, the image's merged grid is {grid.merged}"
             )
-    flat = np.concatenate([np.asarray(mask, np.bool_).reshape(-1) for mask in masks])
-    return np.where(flat, np.float32(np.inf), np.float32(-np.inf)).astype(np.float32)
+    return np.concatenate([np.asarray(mask, np.bool_).reshape(-1) for mask in masks])
 
 
 def keep_index(keep: BoolArray, is_image: BoolArray) -> IntArray:

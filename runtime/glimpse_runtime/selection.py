@@ -10,7 +10,7 @@ from glimpse_runtime.backends import Backend, Tensor
 from glimpse_runtime.bundle import Bundle, EmbeddingTable
 from glimpse_runtime.entry import Entry
 from glimpse_runtime.errors import GlimpseError, PruningError
-from glimpse_runtime.evidence import Evidence, flat_masks
+from glimpse_runtime.evidence import Evidence
 from glimpse_runtime.finite import require_finite
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.prompt import Prompt
@@ -54,7 +54,7 @@ class Selector:
         rule = self._rule(request)
         rules.check(rule, prompt.grids)
         if request.keep_masks is not None:
-            rules.mask_logits(request.keep_masks, prompt.grids)
+            rules.flat_masks(request.keep_masks, prompt.grids)
         if not request.pruner.adaptive:
             rules.fixed_count(request, rule, total)
         for pruner in (request.pruner, request.first):
@@ -158,7 +158,7 @@ class Selector:
         known: dict[str, Array] = {}
         needs = request.pruner.needs
         if request.keep_masks is not None:
-            known["keep_mask"] = flat_masks(request.keep_masks)
+            known["keep_mask"] = rules.flat_masks(request.keep_masks, entry.grids)
         if "hidden" in needs:
             known["hidden"] = self._evidence.hidden(hidden, entry)
         if any(need in needs for need in ("attention", "glimpse_attention", "glimpse_logits")):

@@ -1,5 +1,6 @@
 """What must be true of a network before it is built; TensorRT itself ignores some of it in silence."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
@@ -13,8 +14,7 @@ _PLUGIN = ("PLUGIN_V3", "PLUGIN_V2", "PLUGIN")
 _MATMUL, _CONSTANT, _DEQUANTIZE, _SHAPE = "MATRIX_MULTIPLY", "CONSTANT", "DEQUANTIZE", "SHAPE"
 # What may lie between a stored weight and its product.
 _PASSED = ("SHUFFLE", "CAST", "IDENTITY", "SQUEEZE", "UNSQUEEZE", _DEQUANTIZE)
-_UNROUNDED = "float32"
-_SHOWN = 3
+_PRECISIONS = {dtype: name for name, dtype in STORED_DTYPES.items()}
 
 
 def check_typed(report: NetworkReport, stage: str) -> None:
@@ -109,14 +109,14 @@ def check_precision(report: NetworkReport, stage: str, precisions: Iterable[str]
 
 def _weight_products(report: NetworkReport) -> Iterator[tuple[LayerInfo, str, int]]:
     """Returns the layers that multiply by a stored matrix, with its precision and number of values."""
-    makers = {tensor.name: layer for layer in report.layers for tensor in layer.outputs}
+    makers = _makers(report)
     for layer in report.layers:
         if layer.type != _MATMUL:
             continue
         for tensor in layer.inputs:
             stored = None if tensor is None else _stored(tensor, makers)
             if tensor is not None and stored is not None:
-                yield layer, _precision(tensor, stored), _count(stored)
+                yield layer, _precision(tensor, stored), math.prod(stored.shape or ())
                 break
 
 
@@ -134,20 +134,12 @@ def _stored(tensor: TensorInfo, makers: dict[str, LayerInfo]) -> TensorInfo | No
 def _precision(operand: TensorInfo, stored: TensorInfo) -> str:
     if stored.dtype in INTEGER:
         return stored.dtype
-    names = {dtype: name for name, dtype in STORED_DTYPES.items()}
-    return names.get(operand.dtype, operand.dtype)
-
-
-def _count(tensor: TensorInfo) -> int:
-    count = 1
-    for dim in tensor.shape or ():
-        count *= dim
-    return count
+    return _PRECISIONS.get(operand.dtype, operand.dtype)
 
 
 def _needed(report: NetworkReport) -> set[str]:
     """Returns the names of the tensors that count for some output."""
-    makers = {tensor.name: layer for layer in report.layers for tensor in layer.outputs}
+    makers = _makers(report)
     needed: set[str] = set()
     todo = [tensor.name for tensor in report.outputs]
     while todo:
@@ -157,6 +149,11 @@ def _needed(report: NetworkReport) -> set[str]:
             if name in makers:
                 todo += [tensor.name for tensor in makers[name].inputs if tensor is not None]
     return needed
+
+
+def _makers(report: NetworkReport) -> dict[str, LayerInfo]:
+    """Returns the layer that every tensor comes from, by name; inputs of the network come from none."""
+    return {tensor.name: layer for layer in report.layers for tensor in layer.outputs}
 
 
 def _outputs(layer: LayerInfo) -> set[str]:
