@@ -13,7 +13,7 @@ from glimpse_models.pocket.backgrounds import PHOTOS, photo
 from glimpse_models.pocket.heldout import QUESTIONS_PER_SCENE, samples
 from glimpse_models.pocket.questions import MAX_COUNT, TYPES, ask
 from glimpse_models.pocket.scenes import make_scene, scene_rng
-from glimpse_models.pocket.sprites import COLOURS, SHAPES
+from glimpse_models.pocket.sprites import COLOURS, SHAPES, lettered_sprite
 from glimpse_models.pocket.texts import SPLITS, WORDS, plate_text, sign_text, split_of
 
 SIZES = [(224, 224), (448, 336), (500, 350)]
@@ -65,9 +65,12 @@ def test_boxes_lie_inside_the_image_and_apart(size):
             assert 0 <= left < right <= size[0]
             assert 0 <= top < bottom <= size[1]
             used[top:bottom, left:right] += 1
+            x0, y0, x1, y1 = item.relevant
+            assert left <= x0 < x1 <= right
+            assert top <= y0 < y1 <= bottom
             for _, x, y in item.glyphs:
-                assert left <= x <= right
-                assert top <= y <= bottom
+                assert x0 <= x <= x1
+                assert y0 <= y <= y1
         assert used.max() <= 1
 
 
@@ -75,6 +78,29 @@ def test_glyphs_spell_the_text():
     for index in range(8):
         for item in scene(index=index).objects:
             assert "".join(character for character, _, _ in item.glyphs) == item.text
+
+
+def test_the_written_box_holds_the_ink():
+    for index in range(8):
+        rng = scene_rng("train", 4, index)
+        for item in (o for o in make_scene(rng, 448, 448, "train", photos=()).objects if o.text):
+            sprite, _, (left, top, right, bottom) = lettered_sprite(
+                rng, item.kind, item.colour, item.text, "DejaVuSans-Bold.ttf", 34
+            )
+            inner = np.asarray(sprite.convert("RGB"), int)[4:-4, 4:-4]
+            away = np.abs(inner - np.median(inner.reshape(-1, 3), axis=0)).sum(2) > 200
+            rows, columns = (np.flatnonzero(away.any(axis)) + 4 for axis in (1, 0))
+            assert top - 2 <= rows[0] < rows[-1] <= bottom + 2
+            assert left - 2 <= columns[0] < columns[-1] <= right + 2
+            assert columns[-1] - columns[0] > 0.5 * (right - left)
+
+
+def test_lettered_scenes_have_more_to_read():
+    def letters(contents):
+        scenes = (make_scene(scene_rng("train", 2, i), 224, 224, "train", contents) for i in range(12))
+        return sum(len(o.text) for drawn in scenes for o in drawn.objects if o.kind == "sign")
+
+    assert letters("lettered") > 2 * letters("usual")
 
 
 def expected_answer(kind, text, objects):
@@ -95,7 +121,7 @@ def expected_answer(kind, text, objects):
         (item,) = same
         return item.colour if kind == "colour" else item.kind
     bearer = {"digit": "card", "word": "sign", "number": "plate"}[kind]
-    (item,) = [o for o in objects if o.kind == bearer and (kind != "digit" or o.colour == colour)]
+    (item,) = [o for o in objects if o.kind == bearer and colour in (None, o.colour)]
     return item.text
 
 
@@ -107,7 +133,7 @@ def test_answers_and_boxes_agree_with_the_scene():
         for question in ask(rng, objects, 14):
             seen[question.type] += 1
             assert question.answer == expected_answer(question.type, question.text, objects), question
-            assert set(question.boxes) <= {item.box for item in objects}
+            assert set(question.boxes) <= {item.written or item.box for item in objects}
             if question.type == "count":
                 assert int(question.answer) == len(question.boxes) <= MAX_COUNT
             elif question.answer != "no":

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from glimpse_models.pocket.config import CELL, PATCH, special_id
 from glimpse_models.pocket.questions import TYPES, Question, ask
-from glimpse_models.pocket.scenes import Box, Scene, SceneObject, make_scene
-from glimpse_models.pocket.sprites import COLOURS, KINDS
+from glimpse_models.pocket.scenes import Contents, Scene, SceneObject, make_scene
+from glimpse_models.pocket.sprites import COLOURS, KINDS, Box
 from glimpse_models.pocket.texts import DIGITS, LETTERS, LONGEST_TEXT, Split
 from glimpse_models.pocket.tokenizer import END_OF_TEXT, TURN_END, build_tokenizer, prompt_parts
 
@@ -29,7 +29,7 @@ IGNORED = -100
 CHARACTERS = DIGITS + LETTERS
 DENSE_CLASSES = (1 + len(KINDS), 1 + len(COLOURS), 1 + len(CHARACTERS), 1 + LONGEST_TEXT)
 """Classes of the dense targets: kind, colour, character, and its place in the text; 0 is none."""
-TURNS = {"count": 2, "word": 3, "number": 3}
+TURNS = {"count": 3, "word": 3, "number": 2}
 """How often the harder question types are asked, per turn of the others."""
 _BORDER = 4
 
@@ -58,12 +58,13 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """Size of one batch; ``easy`` is the share of easy scenes."""
+    """Size of one batch; ``few`` and ``lettered`` are the shares of such scenes (see ``make_scene``)."""
 
     height: int
     width: int
     images: int
-    easy: float = 0.0
+    few: float = 0.0
+    lettered: float = 0.0
 
 
 class RowEncoder:
@@ -149,7 +150,9 @@ def draw_batch(rng: Random, encoder: RowEncoder, spec: BatchSpec, split: Split =
     """Draw scenes of one size and ask about them."""
     samples = []
     for _ in range(spec.images):
-        scene = make_scene(rng, spec.width, spec.height, split, easy=rng.random() < spec.easy)
+        drawn = rng.random()
+        contents: Contents = "few" if drawn < spec.few else "lettered" if drawn < spec.few + spec.lettered else "usual"
+        scene = make_scene(rng, spec.width, spec.height, split, contents)
         samples.append((scene, ask(rng, scene.objects, QUESTIONS, TURNS)))
     return collate(encoder, samples)
 

@@ -10,6 +10,8 @@ from glimpse_models.pocket.data import DENSE_CLASSES, IGNORED
 
 _BACKGROUND_WEIGHT = 0.1
 _BCE_WEIGHT = 0.1
+_EXTRA_WEIGHT = 0.3
+"""What a kept irrelevant token weighs in the mask loss; a dropped relevant one weighs the rest."""
 
 
 def dense_loss(logits: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,9 +61,14 @@ def answer_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mask_loss(logits: Tensor, relevant: Tensor) -> Tensor:
-    """Score the keep mask, logits and targets (questions, tokens): dice, and a little binary cross entropy."""
+    """Score the keep mask, logits and targets (questions, tokens).
+
+    A Tversky loss, which is dice with a dropped relevant token dearer than a kept irrelevant one, and a little binary
+    cross entropy.
+    """
     target = relevant.float()
     probability = logits.sigmoid()
-    overlap = 2 * (probability * target).sum(-1) + 1e-6
-    dice = 1 - overlap / (probability.sum(-1) + target.sum(-1) + 1e-6)
-    return dice.mean() + _BCE_WEIGHT * functional.binary_cross_entropy_with_logits(logits, target)
+    hits = (probability * target).sum(-1)
+    extra, missed = probability.sum(-1) - hits, target.sum(-1) - hits
+    tversky = 1 - (hits + 1e-6) / (hits + _EXTRA_WEIGHT * extra + (1 - _EXTRA_WEIGHT) * missed + 1e-6)
+    return tversky.mean() + _BCE_WEIGHT * functional.binary_cross_entropy_with_logits(logits, target)

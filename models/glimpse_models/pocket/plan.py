@@ -32,8 +32,9 @@ class Phase:
         adam_rate: Peak learning rate of everything else.
         warmup: Steps of linear warm-up.
         decay: Share of the steps over which the rate falls to 2 %.
-        easy: Share of easy scenes at the start.
-        easy_end: Share of the steps after which no scene is easy any more.
+        few: Share of scenes with few objects at the start.
+        few_end: Share of the steps after which there are none of them any more.
+        lettered: Share of scenes with much to read.
     """
 
     name: str
@@ -43,8 +44,9 @@ class Phase:
     adam_rate: float
     warmup: int
     decay: float
-    easy: float = 0.0
-    easy_end: float = 1.0
+    few: float = 0.0
+    few_end: float = 1.0
+    lettered: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -54,9 +56,9 @@ class Phase:
     def specs(self) -> list[BatchSpec]:
         """Return the batch of every step."""
         sizes = [part.sizes[step % len(part.sizes)] for part in self.parts for step in range(part.steps)]
-        horizon = max(1.0, self.easy_end * self.steps)
+        horizon = max(1.0, self.few_end * self.steps)
         return [
-            BatchSpec(height, width, images, easy=max(0.0, self.easy * (1 - step / horizon)))
+            BatchSpec(height, width, images, max(0.0, self.few * (1 - step / horizon)), self.lettered)
             for step, (height, width, images) in enumerate(sizes)
         ]
 
@@ -71,29 +73,40 @@ class Phase:
 
 _MIXED: tuple[Size, ...] = (
     (448, 448, 4),
-    (336, 448, 4),
     (224, 224, 8),
-    (448, 448, 4),
-    (560, 336, 4),
-    (336, 336, 6),
-    (448, 448, 4),
+    (336, 448, 4),
     (672, 672, 2),
+    (448, 448, 4),
+    (336, 336, 6),
+    (560, 336, 4),
+    (896, 896, 1),
+    (448, 448, 4),
     (224, 448, 6),
 )
-_GLIMPSE: tuple[Size, ...] = ((448, 448, 4), (224, 224, 8), (672, 672, 2), (448, 448, 4), (336, 448, 4))
+_GLIMPSE: tuple[Size, ...] = (
+    (448, 448, 4),
+    (224, 224, 8),
+    (672, 672, 2),
+    (336, 448, 4),
+    (448, 448, 4),
+    (224, 224, 8),
+    (560, 336, 4),
+    (896, 896, 1),
+)
 
 PLAN = (
-    Phase("vision", "vision", (Part(((224, 224, 8),), 2000),), 3e-3, 1.5e-3, warmup=40, decay=0.2),
+    Phase("vision", "vision", (Part(((224, 224, 8),), 2400),), 3e-3, 1.5e-3, warmup=40, decay=0.2, lettered=0.6),
     Phase(
         "answers",
         "answers",
-        (Part(((224, 224, 8),), 1400), Part(_MIXED, 2500)),
+        (Part(((224, 224, 8),), 1500), Part(_MIXED, 2600)),
         3e-3,
         1.5e-3,
         warmup=40,
         decay=0.65,
-        easy=0.7,
-        easy_end=0.22,
+        few=0.7,
+        few_end=0.2,
+        lettered=0.3,
     ),
     Phase("glimpse", "glimpse", (Part(_GLIMPSE, 1700),), 3e-3, 3e-3, warmup=20, decay=0.6),
 )

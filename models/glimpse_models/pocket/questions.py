@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from glimpse_models.pocket.scenes import Box, SceneObject
-from glimpse_models.pocket.sprites import COLOURS, SHAPES
+from glimpse_models.pocket.scenes import SceneObject
+from glimpse_models.pocket.sprites import COLOURS, SHAPES, Box
 
 TYPES = ("colour", "shape", "digit", "count", "word", "number", "exist")
 MAX_COUNT = 4
@@ -33,8 +33,16 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "What does the sign say?",
         "Read the sign.",
         "What is written on the sign?",
+        "What does the {colour} sign say?",
+        "Read the {colour} sign.",
     ),
-    "number": ("What number is on the plate?", "Read the plate.", "What is the plate number?"),
+    "number": (
+        "What number is on the plate?",
+        "Read the plate.",
+        "What is the plate number?",
+        "What number is on the {colour} plate?",
+        "Read the {colour} plate.",
+    ),
     "exist": (
         "Is there a {shape}?",
         "Can you see a {shape}?",
@@ -59,6 +67,8 @@ class _Fact:
     words: dict[str, str]
     answer: str
     boxes: tuple[Box, ...]
+    by_colour: bool = False
+    """Only its colour tells the object from others of its kind."""
 
 
 def ask(
@@ -101,24 +111,29 @@ def _facts(kind: str, objects: Sequence[SceneObject]) -> Iterator[_Fact]:
     shapes = [item for item in objects if item.kind in SHAPES]
     per_shape, per_colour = Counter(item.kind for item in shapes), Counter(item.colour for item in shapes)
     if kind == "colour":
-        yield from (_Fact({"shape": s.kind}, s.colour, (s.box,)) for s in shapes if per_shape[s.kind] == 1)
+        yield from (_Fact({"shape": s.kind}, s.colour, (s.relevant,)) for s in shapes if per_shape[s.kind] == 1)
     elif kind == "shape":
-        yield from (_Fact({"colour": s.colour}, s.kind, (s.box,)) for s in shapes if per_colour[s.colour] == 1)
+        yield from (_Fact({"colour": s.colour}, s.kind, (s.relevant,)) for s in shapes if per_colour[s.colour] == 1)
     elif kind == "count":
         for shape in SHAPES:
             if per_shape[shape] <= MAX_COUNT:
-                boxes = tuple(item.box for item in shapes if item.kind == shape)
+                boxes = tuple(item.relevant for item in shapes if item.kind == shape)
                 yield _Fact({"plural": PLURALS[shape]}, str(len(boxes)), boxes)
     else:
         bearer = {"digit": "card", "word": "sign", "number": "plate"}[kind]
-        yield from (_Fact({"colour": o.colour}, o.text, (o.box,)) for o in objects if o.kind == bearer)
+        bearers = [item for item in objects if item.kind == bearer]
+        per_colour = Counter(item.colour for item in bearers)
+        for item in bearers:
+            if per_colour[item.colour] == 1:
+                yield _Fact({"colour": item.colour}, item.text, (item.relevant,), by_colour=len(bearers) > 1)
 
 
 def _ask(rng: Random, kind: str, facts: Sequence[_Fact]) -> Question:
     fact = rng.choice(facts)
     if kind == "count" and fact.answer == "0" and rng.random() < 0.7:
         fact = rng.choice([other for other in facts if other.answer != "0"] or [fact])
-    return Question(kind, rng.choice(TEMPLATES[kind]).format(**fact.words), fact.answer, fact.boxes)
+    template = rng.choice([text for text in TEMPLATES[kind] if "{colour}" in text or not fact.by_colour])
+    return Question(kind, template.format(**fact.words), fact.answer, fact.boxes)
 
 
 def _exist(rng: Random, objects: Sequence[SceneObject]) -> Question:
@@ -136,5 +151,5 @@ def _exist(rng: Random, objects: Sequence[SceneObject]) -> Question:
     elif shapes and rng.random() < 0.6:
         near = rng.choice(shapes)
         shape, colour = (near.kind, colour) if rng.random() < 0.5 else (shape, near.colour)
-    hits = tuple(item.box for item in shapes if item.kind == shape and (not by_colour or item.colour == colour))
+    hits = tuple(item.relevant for item in shapes if item.kind == shape and (not by_colour or item.colour == colour))
     return Question("exist", template.format(**_words(shape, colour)), "yes" if hits else "no", hits)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import Literal
 
 from PIL import Image, ImageFilter
 
 from glimpse_models.pocket.backgrounds import background
-from glimpse_models.pocket.sprites import COLOURS, FONTS, SHAPES, Glyph, lettered_sprite, shape_sprite
+from glimpse_models.pocket.sprites import COLOURS, FONTS, SHAPES, Box, Glyph, lettered_sprite, shape_sprite
 from glimpse_models.pocket.texts import DIGITS, Split, plate_text, sign_text
 
-Box = tuple[int, int, int, int]
+Contents = Literal["usual", "few", "lettered"]
 
 SIGN_COLOURS = ("white", "yellow", "green", "blue", "black")
 PLATE_COLOURS = ("white", "yellow", "black")
@@ -31,6 +33,7 @@ class SceneObject:
         text: What is written on it.
         box: Left, top, right and bottom in pixels.
         glyphs: Each character with the centre of its glyph in pixels.
+        written: The box of the text in pixels, if there is one.
     """
 
     kind: str
@@ -38,6 +41,12 @@ class SceneObject:
     text: str = ""
     box: Box = (0, 0, 0, 0)
     glyphs: list[Glyph] = field(default_factory=list)
+    written: Box | None = None
+
+    @property
+    def relevant(self) -> Box:
+        """The box that answers a question about the object: its text, or all of it."""
+        return self.written or self.box
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ def make_scene(
     width: int,
     height: int,
     split: Split = "train",
-    easy: bool = False,
+    contents: Contents = "usual",
     photos: tuple[str, ...] | None = None,
 ) -> Scene:
     """Draw a scene.
@@ -68,13 +77,14 @@ def make_scene(
         width: Width in pixels.
         height: Height in pixels.
         split: Whose photographs, words and numbers to use.
-        easy: Only two or three objects, all of them different (for the start of training).
+        contents: ``few``: two or three objects, all of them different; ``lettered``: as much to read as finds room
+            (both for training only).
         photos: Other background photographs than those of the split (see ``background``).
 
     Returns:
         The picture with the objects that found a place; they never overlap.
     """
-    wanted = _easy_objects(rng, split) if easy else _objects(rng, width * height, split)
+    wanted = _DRAWN[contents](rng, width * height, split)
     image = background(rng, width, height, split, photos)
     placed: list[SceneObject] = []
     for item in sorted(wanted, key=lambda item: _PLACEMENT_ORDER.get(item.kind, 3)):
@@ -85,6 +95,9 @@ def make_scene(
         left, top = corner
         item.box = (left, top, left + sprite.width, top + sprite.height)
         item.glyphs = [(character, left + x, top + y) for character, x, y in item.glyphs]
+        if item.written:
+            x0, y0, x1, y1 = item.written
+            item.written = (left + x0, top + y0, left + x1, top + y1)
         image.paste(sprite, corner, sprite)
         placed.append(item)
     if rng.random() < 0.3:
@@ -92,7 +105,7 @@ def make_scene(
     return Scene(image, tuple(placed))
 
 
-def _objects(rng: Random, area: int, split: Split) -> list[SceneObject]:
+def _usual_objects(rng: Random, area: int, split: Split) -> list[SceneObject]:
     relative = area / (224 * 224)
     shape_count = rng.randint(2, max(3, min(9, int(2 + 2.2 * relative))))
     objects: list[SceneObject] = []
@@ -101,42 +114,57 @@ def _objects(rng: Random, area: int, split: Split) -> list[SceneObject]:
         objects += [SceneObject(shape, rng.choice(list(COLOURS))) for _ in range(rng.randint(2, 4))]
     while len(objects) < shape_count:
         objects.append(SceneObject(rng.choice(SHAPES), rng.choice(list(COLOURS))))
-    card_colours = rng.sample(list(COLOURS), rng.randint(1, 2 if area < _SMALL_AREA else 3))
+    roomy = area >= _SMALL_AREA
+    card_colours = rng.sample(list(COLOURS), rng.randint(1, 3 if roomy else 2))
     objects += [SceneObject("card", colour, rng.choice(DIGITS)) for colour in card_colours]
+    if rng.random() < 0.9:
+        colours = rng.sample(SIGN_COLOURS, rng.randint(1, 2 if roomy else 1))
+        objects += [SceneObject("sign", colour, sign_text(rng, split)) for colour in colours]
     if rng.random() < 0.8:
-        objects.append(_sign(rng, split))
-    if rng.random() < 0.7:
-        objects.append(_plate(rng, split))
+        colours = rng.sample(PLATE_COLOURS, rng.randint(1, 2 if roomy else 1))
+        objects += [SceneObject("plate", colour, plate_text(rng, split)) for colour in colours]
     return objects
 
 
-def _easy_objects(rng: Random, split: Split) -> list[SceneObject]:
+def _few_objects(rng: Random, area: int, split: Split) -> list[SceneObject]:
     shapes, colours = rng.sample(SHAPES, 2), rng.sample(list(COLOURS), 3)
     candidates = [
         SceneObject(shapes[0], colours[0]),
         SceneObject(shapes[1], colours[1]),
         SceneObject("card", colours[2], rng.choice(DIGITS)),
-        _sign(rng, split),
-        _plate(rng, split),
+        SceneObject("sign", rng.choice(SIGN_COLOURS), sign_text(rng, split)),
+        SceneObject("plate", rng.choice(PLATE_COLOURS), plate_text(rng, split)),
     ]
     return rng.sample(candidates, rng.choice([2, 3]))
 
 
-def _sign(rng: Random, split: Split) -> SceneObject:
-    return SceneObject("sign", rng.choice(SIGN_COLOURS), sign_text(rng, split))
+def _lettered_objects(rng: Random, area: int, split: Split) -> list[SceneObject]:
+    """Draw more signs, plates and cards than usual: what a vision encoder learns slowest."""
+    relative = max(1.0, area / (224 * 224))
+    signs, plates, cards, shapes = (round(count * relative) for count in (4, 1, 1, 2))
+    colours, sign_colours = list(COLOURS), rng.sample(SIGN_COLOURS, len(SIGN_COLOURS))
+    return [
+        *(SceneObject("sign", sign_colours[i % len(SIGN_COLOURS)], sign_text(rng, split)) for i in range(signs)),
+        *(SceneObject("plate", rng.choice(PLATE_COLOURS), plate_text(rng, split)) for _ in range(plates)),
+        *(SceneObject("card", rng.choice(colours), rng.choice(DIGITS)) for _ in range(cards)),
+        *(SceneObject(rng.choice(SHAPES), rng.choice(colours)) for _ in range(shapes)),
+    ]
 
 
-def _plate(rng: Random, split: Split) -> SceneObject:
-    return SceneObject("plate", rng.choice(PLATE_COLOURS), plate_text(rng, split))
+_DRAWN: dict[Contents, Callable[[Random, int, Split], list[SceneObject]]] = {
+    "usual": _usual_objects,
+    "few": _few_objects,
+    "lettered": _lettered_objects,
+}
 
 
 def _sprite(rng: Random, item: SceneObject, small: bool) -> Image.Image:
-    """Draw the object's sprite and note its glyphs, relative to the sprite."""
+    """Draw the object's sprite and note its text, relative to the sprite."""
     if item.kind in SHAPES:
-        return shape_sprite(rng, item.kind, item.colour, rng.randint(30, 58) if small else rng.randint(32, 84))
-    smallest, largest = (26, 40 if small else 52) if item.kind == "card" else (22, 28 if small else 34)
+        return shape_sprite(rng, item.kind, item.colour, rng.randint(28, 48) if small else rng.randint(30, 80))
+    smallest, largest = (26, 40 if small else 52) if item.kind == "card" else (26, 34 if small else 40)
     size = rng.randint(smallest, largest)
-    sprite, item.glyphs = lettered_sprite(rng, item.kind, item.colour, item.text, rng.choice(FONTS), size)
+    sprite, item.glyphs, item.written = lettered_sprite(rng, item.kind, item.colour, item.text, rng.choice(FONTS), size)
     return sprite
 
 

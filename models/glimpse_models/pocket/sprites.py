@@ -14,6 +14,7 @@ from glimpse_models.pocket.backgrounds import package_file
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
 Glyph = tuple[str, float, float]
+Box = tuple[int, int, int, int]
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
 LETTERED = ("card", "sign", "plate")
@@ -65,14 +66,14 @@ def shape_sprite(rng: Random, shape: str, colour: str, size: int) -> Image.Image
 
 def lettered_sprite(
     rng: Random, kind: str, colour: str, text: str, font_name: str, size: int
-) -> tuple[Image.Image, list[Glyph]]:
+) -> tuple[Image.Image, list[Glyph], Box]:
     """Draw a card, sign or plate with its text.
 
     Returns:
-        The sprite (RGBA), and each character with the centre of its glyph in sprite pixels.
+        The sprite (RGBA), each character with the centre of its glyph, and the box of the text, in sprite pixels.
     """
     face = font(font_name, size)
-    spacing = 1 if len(text) > 1 else 0
+    spacing = size // 10 if len(text) > 1 else 0
     advances = [face.getlength(character) + spacing for character in text]
     text_width, ascent = int(sum(advances)), int(size * 0.76)
     pad_x, pad_y = (int(size * rng.uniform(0.3, 0.55)) for _ in range(2))
@@ -89,12 +90,14 @@ def lettered_sprite(
         (0, 0, width - 1, height - 1), corner, fill=(*fill, 255), outline=(*ink, 255) if border else None, width=border
     )
     left, baseline = (width - text_width) / 2, (height + ascent) / 2
+    text_left = left
     glyphs: list[Glyph] = []
     for character, advance in zip(text, advances, strict=True):
         draw.text((left, baseline), character, font=face, fill=(*ink, 255), anchor="ls")
         glyphs.append((character, left + (advance - spacing) / 2, height / 2))
         left += advance
-    return image, glyphs
+    written = (math.floor(text_left), math.floor(baseline - ascent), math.ceil(left - spacing), math.ceil(baseline))
+    return image, glyphs, written
 
 
 def outline(shape: str) -> list[Point]:
