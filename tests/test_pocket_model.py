@@ -123,7 +123,7 @@ def test_glimpse_attention_equals_a_plain_prompt_with_one_more_token(encoder, ba
     table = layout(encoder, 8, 21)
     cos, sin = text_rotary(CONFIG, row_positions(table))
     patches = patchify(batch.pixels, torch.float32)
-    logits = forward(table, cos, sin, torch.tensor(encoder.prefix), patches, batch.ids, batch.last)
+    logits = forward(table, (cos, sin), torch.tensor(encoder.prefix), patches, batch)
     assert logits.shape == (8, TOKENS)
 
     question = 2

@@ -8,7 +8,7 @@ pytest.importorskip("transformers")
 for package in ("skimage", "sklearn", "matplotlib"):
     pytest.importorskip(package)
 
-from glimpse_models.pocket.checkpoint import export_run, read_checkpoint
+from glimpse_models.pocket.checkpoint import export_plus, export_run, read_checkpoint
 from glimpse_models.pocket.plan import PLAN, SMOKE
 from glimpse_models.pocket.train import parse_args, planned
 from glimpse_models.pocket.trainer import Settings, run_worker
@@ -22,10 +22,10 @@ def settings(folder, *steps):
 
 
 def test_training_resumes_and_exports(tmp_path):
-    run_worker(0, settings(tmp_path, "vision=1", "answers=2", "glimpse=1"))
+    run_worker(0, settings(tmp_path, "vision=1", "answers=2", "glimpse=1", "plus=0"))
     first = torch.load(tmp_path / "state.pt", weights_only=True)
     assert first["done"] == {"vision": 1, "answers": 2, "glimpse": 1}
-    run_worker(0, settings(tmp_path, "vision=1", "answers=2", "glimpse=2"))
+    run_worker(0, settings(tmp_path, "vision=1", "answers=2", "glimpse=2", "plus=0"))
     second = torch.load(tmp_path / "state.pt", weights_only=True)
     assert second["done"]["glimpse"] == 2
     for name, tensor in first["weights"]["model"].items():
@@ -43,6 +43,23 @@ def test_training_resumes_and_exports(tmp_path):
     weight = second["weights"]["model"]["lm_head.weight"]
     torch.testing.assert_close(model.lm_head.weight, weight, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(modules.vectors(), modules.vectors())
+
+
+def test_pocket_plus_starts_from_pocket_and_leaves_it_alone(tmp_path):
+    run_worker(0, settings(tmp_path, "vision=1", "answers=2", "glimpse=1", "plus=0"))
+    before = torch.load(tmp_path / "state.pt", weights_only=True)["weights"]
+    run_worker(0, settings(tmp_path, "vision=1", "answers=2", "glimpse=1", "plus=1"))
+    after = torch.load(tmp_path / "state.pt", weights_only=True)["weights"]
+    for module in ("model", "glimpse"):
+        assert all(torch.equal(tensor, after[module][name]) for name, tensor in before[module].items())
+    for name, tensor in before["glimpse"].items():
+        assert not torch.equal(tensor, after["plus"][name])
+        torch.testing.assert_close(tensor, after["plus"][name], atol=0.02, rtol=0.1)  # one step away
+    moved = [name for name, tensor in before["lora"].items() if not torch.equal(tensor, after["lora"][name])]
+    assert any(name.startswith("up") for name in moved)
+    folder = export_plus(tmp_path, tmp_path / "plus")
+    assert (folder / "lora" / "adapter_model.safetensors").is_file()
+    assert (folder / "adapter" / "new_modules_gp.pt").is_file()
 
 
 def test_plans_learn_in_the_same_order():

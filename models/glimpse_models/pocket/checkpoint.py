@@ -13,12 +13,14 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from glimpse_models.pocket.config import IMAGE_MEAN, IMAGE_STD, MERGE, PATCH, PocketConfig, special_id
 from glimpse_models.pocket.glimpse import GlimpseModules
-from glimpse_models.pocket.model import make_model
+from glimpse_models.pocket.lora import Lora
+from glimpse_models.pocket.model import decoder_weights, make_model
 from glimpse_models.pocket.tokenizer import END_OF_TEXT, SPECIAL_TOKENS, TURN_END, build_tokenizer, save_tokenizer
 
 PACKAGED = Path(__file__).parent / "checkpoint"
+PLUS = Path(__file__).parent / "plus"
 MIN_PIXELS = 224 * 224
-MAX_PIXELS = 672 * 672
+MAX_PIXELS = 896 * 896
 DEFAULT_THRESHOLD = 0.05
 """Chosen on the validation split with ``validate``."""
 _PUBLISHED_NAMES = {"model.language_model.": "model.", "model.visual.": "visual."}
@@ -32,6 +34,18 @@ def export_run(run: Path, folder: Path, threshold: float = DEFAULT_THRESHOLD) ->
     model.load_state_dict(weights["model"])
     modules.load_state_dict(weights["glimpse"])
     return write_checkpoint(folder, config, model, modules, threshold)
+
+
+def export_plus(run: Path, folder: Path, threshold: float = DEFAULT_THRESHOLD) -> Path:
+    """Write what a training run's pocket-plus adds to the base: ``lora/`` and ``adapter/``."""
+    config = PocketConfig()
+    weights = torch.load(run / "state.pt", weights_only=True)["weights"]
+    lora, modules = Lora(decoder_weights(make_model(config))), GlimpseModules(config)
+    lora.load_state_dict(weights["lora"])
+    modules.load_state_dict(weights["plus"])
+    lora.save(folder / "lora", base="pocket")
+    _write_adapter(folder / "adapter", config, modules, threshold)
+    return folder
 
 
 def write_checkpoint(
@@ -56,9 +70,8 @@ def write_checkpoint(
     Raises:
         ValueError: The tokenizer's ids are not those of the config.
     """
-    base, adapter = folder / "base", folder / "adapter"
+    base = folder / "base"
     base.mkdir(parents=True, exist_ok=True)
-    adapter.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
     for token in SPECIAL_TOKENS:
         if tokenizer.token_to_id(token) != special_id(token):
@@ -72,9 +85,14 @@ def write_checkpoint(
     _write_json(base / "preprocessor_config.json", _preprocessor_config())
     weights = {_published(name): tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
-    _write_json(adapter / "config.json", config.adapter_config(threshold, max_remain_ratio=None))
-    torch.save(_adapter_state(modules), adapter / "new_modules_gp.pt")
+    _write_adapter(folder / "adapter", config, modules, threshold)
     return folder
+
+
+def _write_adapter(folder: Path, config: PocketConfig, modules: GlimpseModules, threshold: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "config.json", config.adapter_config(threshold, max_remain_ratio=None))
+    torch.save(_adapter_state(modules), folder / "new_modules_gp.pt")
 
 
 def read_checkpoint(folder: Path = PACKAGED) -> tuple[Qwen2_5_VLForConditionalGeneration, GlimpseModules]:

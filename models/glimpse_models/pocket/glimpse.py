@@ -5,13 +5,16 @@ Parameter names and shapes are those of the published adapters (``new_modules_gp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from glimpse_models.pocket.config import NORM_EPS, PocketConfig
+from glimpse_models.pocket.data import Batch
 from glimpse_models.pocket.layout import Layout, scorer_rotary
-from glimpse_models.pocket.model import Pocket, attention, linear, rms_norm, rotate, swiglu
+from glimpse_models.pocket.model import DecoderLayerWeights, Pocket, attention, linear, rms_norm, rotate, swiglu
 
 
 class _Linear(nn.Linear):
@@ -155,52 +158,67 @@ class GlimpseForward:
         self.score = torch.compile(modules.score, dynamic=False) if compiled else modules.score
 
     def __call__(
-        self, layout: Layout, cos: Tensor, sin: Tensor, prefix: Tensor, patches: Tensor, ids: Tensor, last: Tensor
+        self, layout: Layout, rotary: tuple[Tensor, Tensor], prefix: Tensor, patches: Tensor, batch: Batch
     ) -> Tensor:
-        """Return the logits of the visual tokens.
+        """Encode patches, (batch, patches, values), with the base model frozen, and score: see ``logits``."""
+        with torch.no_grad():
+            visual, taps = self.pocket.encode(patches, layout, self.pocket.config.vision_taps)
+        return self.logits(layout, rotary, prefix, visual, taps, batch)
+
+    def logits(
+        self,
+        layout: Layout,
+        rotary: tuple[Tensor, Tensor],
+        prefix: Tensor,
+        visual: Tensor,
+        taps: list[Tensor],
+        batch: Batch,
+        layers: Sequence[DecoderLayerWeights] | None = None,
+    ) -> Tensor:
+        """Return the logits of the visual tokens, (batch * questions, tokens).
 
         Args:
-            layout: Tables for segments one longer than ``ids``.
-            cos: Text rotary table of a row.
-            sin: The same, sines.
+            layout: Tables for segments one longer than the batch's.
+            rotary: The text rotary tables of a row, each (length, head).
             prefix: Ids before the image.
-            patches: (batch, patches, values).
-            ids: (batch, questions, segment).
-            last: (batch, questions).
-
-        Returns:
-            (batch * questions, tokens).
+            visual: (batch, tokens, hidden).
+            taps: Outputs of vision blocks, each (batch, tokens, vision hidden).
+            batch: Its questions.
+            layers: Parameters of the decoder layers (default the base model's).
         """
-        config, pocket, dtype = self.pocket.config, self.pocket, patches.dtype
-        with torch.no_grad():
-            visual, taps = pocket.encode(patches, layout, config.vision_taps)
-            ids, marker = insert_glimpse(ids, last)
-            segments = pocket.embed(ids, dtype)
-            rows = pocket.row(prefix, visual, segments)
-        batch, questions, _ = ids.shape
-        at_glimpse = functional.pad(marker.reshape(batch, -1), (layout.start, 0)).to(dtype)[..., None]
+        config, pocket, dtype = self.pocket.config, self.pocket, visual.dtype
+        layers = pocket.decoder_layers if layers is None else layers
+        ids, marker = insert_glimpse(batch.ids, batch.last)
+        rows = pocket.row(prefix, visual, pocket.embed(ids, dtype))
+        images, questions, _ = ids.shape
+        at_glimpse = functional.pad(marker.reshape(images, -1), (layout.start, 0)).to(dtype)[..., None]
         vectors = self.modules.vectors().to(dtype)
         hidden = rows * (1 - at_glimpse)
-        cos, sin = cos.to(dtype), sin.to(dtype)
+        cos, sin = (table.to(dtype) for table in rotary)
         maps: list[Tensor] = []
-        for index in range(config.reduce_layer + 1):
+        for index, weights in enumerate(layers[: config.reduce_layer + 1]):
             if index in config.glimpse_layers:
                 hidden = hidden + at_glimpse * vectors[config.glimpse_layers.index(index)]
             if index in config.selected_layers:
-                maps.append(self._attention(index, hidden, at_glimpse, cos, sin, layout))
+                maps.append(self._attention(weights, hidden, at_glimpse, cos, sin, layout))
             if index < config.reduce_layer:
-                weights = pocket.decoder_layers[index]
                 hidden = pocket.decoder_layer(hidden, cos, sin, layout.mask, weights, config.heads)
-        attention = torch.cat(maps, 2).transpose(2, 3).reshape(batch * questions, layout.tokens, -1)
+        attention = torch.cat(maps, 2).transpose(2, 3).reshape(images * questions, layout.tokens, -1)
         repeated = [tap.repeat_interleave(questions, 0) for tap in taps]
         grid_cos, grid_sin = scorer_rotary(config, layout.rows, layout.columns)
         return self.score(attention, repeated, grid_cos.to(dtype), grid_sin.to(dtype)).float()
 
     def _attention(
-        self, index: int, hidden: Tensor, at_glimpse: Tensor, cos: Tensor, sin: Tensor, layout: Layout
+        self,
+        weights: DecoderLayerWeights,
+        hidden: Tensor,
+        at_glimpse: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        layout: Layout,
     ) -> Tensor:
         """Return the glimpse rows' scaled attention logits to the image, (batch, questions, heads, tokens)."""
-        config, weights = self.pocket.config, self.pocket.decoder_layers[index]
+        config = self.pocket.config
         batch, head_dim = hidden.shape[0], config.head_dim
         normed = rms_norm(hidden, weights.norm1)
         rows = at_glimpse[..., 0].nonzero()[:, 1].view(batch, layout.questions)

@@ -13,16 +13,20 @@ from glimpse_models.pocket.config import CELL, PocketConfig
 from glimpse_models.pocket.data import DENSE_CLASSES, QUESTIONS, SEGMENT, Batch, RowEncoder
 from glimpse_models.pocket.glimpse import GlimpseForward, GlimpseModules
 from glimpse_models.pocket.layout import Layout, make_layout, row_positions, text_rotary
+from glimpse_models.pocket.lora import Lora
 from glimpse_models.pocket.losses import answer_loss, dense_loss, mask_loss
 from glimpse_models.pocket.model import Pocket, linear, make_model, patchify
-from glimpse_models.pocket.plan import Objective
 from glimpse_models.pocket.questions import TYPES
 
 TRAINING_TYPE = torch.bfloat16
 
 
 class Trainee:
-    """All modules that are trained: the base model, the patch classifier (training only), the glimpse modules."""
+    """All modules that are trained.
+
+    They are the base model, the patch classifier (training only), the glimpse modules, and pocket-plus' updates of the
+    base with glimpse modules of its own.
+    """
 
     def __init__(self, config: PocketConfig, seed: int, compiled: bool) -> None:
         """Initialise everything from ``seed``."""
@@ -32,6 +36,9 @@ class Trainee:
         self.glimpse = GlimpseModules(config, seed + 1)
         self.pocket = Pocket(config, self.model, compiled)
         self.glimpse_forward = GlimpseForward(self.pocket, self.glimpse, compiled)
+        self.lora = Lora(self.pocket.decoder_layers, seed + 2)
+        self.plus = GlimpseModules(config, seed + 1)
+        self.plus_forward = GlimpseForward(self.pocket, self.plus, compiled)
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Return the weights of all modules."""
@@ -39,11 +46,18 @@ class Trainee:
 
     def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
         """Restore the weights of all modules."""
-        for name, module in self._modules().items():
-            module.load_state_dict(state[name])
+        modules = self._modules()
+        for name, weights in state.items():
+            modules[name].load_state_dict(weights)
 
     def _modules(self) -> dict[str, nn.Module]:
-        return {"model": self.model, "dense_head": self.dense_head, "glimpse": self.glimpse}
+        return {
+            "model": self.model,
+            "dense_head": self.dense_head,
+            "glimpse": self.glimpse,
+            "lora": self.lora,
+            "plus": self.plus,
+        }
 
 
 @dataclass
@@ -82,6 +96,9 @@ class Task(ABC):
                 self.trainee.config, rows, columns, len(self.prefix), QUESTIONS, SEGMENT + self.extra_tokens
             )
         return self._layouts[rows, columns]
+
+    def begin(self) -> None:  # noqa: B027  (most tasks have nothing to prepare)
+        """Prepare the modules before the first step of a phase."""
 
     def modules(self) -> list[nn.Module]:
         """Return the modules that learn."""
@@ -166,9 +183,9 @@ class GlimpseTask(Task):
         """Return the loss of the keep mask."""
         self.trainee.model.requires_grad_(False)
         layout = self.layout(batch)
-        cos, sin = text_rotary(self.trainee.config, row_positions(layout, shift))
+        rotary = text_rotary(self.trainee.config, row_positions(layout, shift))
         patches = patchify(batch.pixels, TRAINING_TYPE)
-        logits = self.trainee.glimpse_forward(layout, cos, sin, self.prefix, patches, batch.ids, batch.last)
+        logits = self.trainee.glimpse_forward(layout, rotary, self.prefix, patches, batch)
         relevant = batch.relevant.reshape(logits.shape)
         loss = mask_loss(logits, relevant)
         kept, hits = logits > 0, (logits > 0) & relevant
@@ -177,6 +194,3 @@ class GlimpseTask(Task):
         scores.add("recall", hits.sum().item(), relevant.sum().item())
         scores.add("kept", kept.sum().item(), kept.numel())
         return loss
-
-
-TASKS: dict[Objective, type[Task]] = {"vision": VisionTask, "answers": AnswerTask, "glimpse": GlimpseTask}

@@ -7,7 +7,7 @@ from typing import Literal
 
 from glimpse_models.pocket.data import BatchSpec
 
-Objective = Literal["vision", "answers", "glimpse"]
+Objective = Literal["vision", "answers", "glimpse", "plus"]
 Size = tuple[int, int, int]
 """Height and width in pixels, and images per worker and step."""
 
@@ -93,6 +93,7 @@ _GLIMPSE: tuple[Size, ...] = (
     (560, 336, 4),
     (896, 896, 1),
 )
+_PLUS: tuple[Size, ...] = ((448, 448, 4), (224, 224, 8), (672, 672, 2), (336, 448, 4))
 
 PLAN = (
     Phase("vision", "vision", (Part(((224, 224, 8),), 2400),), 3e-3, 1.5e-3, warmup=40, decay=0.2, lettered=0.6),
@@ -109,10 +110,12 @@ PLAN = (
         lettered=0.3,
     ),
     Phase("glimpse", "glimpse", (Part(_GLIMPSE, 1700),), 3e-3, 3e-3, warmup=20, decay=0.6),
+    Phase("plus", "plus", (Part(_PLUS, 600),), 1e-3, 1e-3, warmup=20, decay=0.8),
 )
 
 SMOKE = (
     Phase("vision", "vision", (Part(((112, 112, 2),), 4),), 3e-3, 1.5e-3, warmup=2, decay=0.2),
     Phase("answers", "answers", (Part(((112, 112, 2), (112, 224, 2)), 6),), 3e-3, 1.5e-3, warmup=2, decay=0.5),
     Phase("glimpse", "glimpse", (Part(((112, 112, 2),), 4),), 3e-3, 3e-3, warmup=2, decay=0.5),
+    Phase("plus", "plus", (Part(((112, 112, 2),), 4),), 3e-3, 3e-3, warmup=2, decay=0.5),
 )

@@ -37,9 +37,9 @@ class Reference:
         """Return the probability that a visual token matters, (questions, tokens)."""
         rows, columns = self._grid(batch)
         layout = make_layout(self.config, rows, columns, len(self.prefix), batch.ids.shape[1], SEGMENT + 1)
-        cos, sin = text_rotary(self.config, row_positions(layout))
+        rotary = text_rotary(self.config, row_positions(layout))
         patches = patchify(batch.pixels, torch.float32)
-        return self.glimpse(layout, cos, sin, self.prefix, patches, batch.ids, batch.last).sigmoid()
+        return self.glimpse(layout, rotary, self.prefix, patches, batch).sigmoid()
 
     @torch.no_grad()
     def right(self, batch: Batch, keep: Tensor | None = None, layer: int | None = None) -> Tensor:

@@ -15,9 +15,10 @@ import torch.distributed as dist
 
 from glimpse_models.pocket.config import PocketConfig
 from glimpse_models.pocket.data import BatchSpec, RowEncoder, batches, draw_batch
-from glimpse_models.pocket.objectives import TASKS, Scores, Task, Trainee
+from glimpse_models.pocket.objectives import Scores, Task, Trainee
 from glimpse_models.pocket.optim import Optimiser, schedule
 from glimpse_models.pocket.plan import Phase
+from glimpse_models.pocket.tasks import TASKS
 
 LOG_EVERY = 50
 MAX_SHIFT = 12
@@ -73,6 +74,8 @@ class _Worker:
         task = TASKS[phase.objective](self.trainee, self.encoder)
         optimiser = Optimiser(*task.parameters(), self.rank, self.settings.workers)
         first = self.done.get(phase.name, 0)
+        if not first:
+            task.begin()
         if first and self.optimiser_state is not None:
             optimiser.load_state_dict(self.optimiser_state)
         specs = phase.specs()

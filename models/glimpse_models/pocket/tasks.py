@@ -1,0 +1,14 @@
+"""The objectives by name."""
+
+from __future__ import annotations
+
+from glimpse_models.pocket.objectives import AnswerTask, GlimpseTask, Task, VisionTask
+from glimpse_models.pocket.plan import Objective
+from glimpse_models.pocket.plus import PlusTask
+
+TASKS: dict[Objective, type[Task]] = {
+    "vision": VisionTask,
+    "answers": AnswerTask,
+    "glimpse": GlimpseTask,
+    "plus": PlusTask,
+}
