@@ -2,6 +2,7 @@
 """Evaluation of the packaged pocket bundle through the runtime: it answers, prunes, and needs what it keeps."""
 
 import json
+from collections import Counter, defaultdict
 
 import pytest
 
@@ -9,6 +10,8 @@ for package in ("onnxruntime", "skimage", "sklearn", "matplotlib"):
     pytest.importorskip(package)
 
 from glimpse_models.pocket.evaluate import evaluate, main, table
+from glimpse_models.pocket.questions import TYPES, ask
+from glimpse_models.pocket.scenes import make_scene, scene_rng
 from glimpse_runtime import load
 
 
@@ -32,8 +35,44 @@ def test_most_tokens_are_pruned(summaries):
 
 
 def test_the_kept_tokens_matter(summaries):
-    for floor in ("random", "none"):
+    for floor in ("random", "none", "blind"):
         assert summaries[floor]["exact_match"] < summaries["pruned"]["exact_match"] - 0.1
+
+
+def test_words_that_training_showed_are_a_column_of_their_own(summaries):
+    for way in ("unpruned", "pruned"):
+        summary = summaries[way]
+        assert 0 <= summary["exact_match_by_type"]["known"] <= 1
+        assert summary["questions"] == 28
+        weighed = [summary["exact_match_by_type"][kind] for kind in TYPES]
+        assert min(weighed) <= summary["exact_match"] <= max(weighed)
+    assert "known" not in summaries["boxes"]["exact_match_by_type"]
+
+
+def test_the_best_token_usually_lies_on_what_is_asked_about(summaries):
+    assert summaries["pruned"]["pointed"] > 0.6
+    assert summaries["unpruned"]["pointed"] is None
+    assert summaries["random"]["pointed"] is None
+
+
+def test_a_question_alone_does_not_give_its_answer_away():
+    """The most frequent answer to every question text, counted over training scenes, is rarely right."""
+    answers = defaultdict(Counter)
+    for index in range(400):
+        rng = scene_rng("train", 5, index)
+        for question in ask(rng, make_scene(rng, 224, 224, "train", photos=()).objects, 14):
+            answers[question.text][question.answer] += 1
+    right = defaultdict(list)
+    for index in range(150):
+        rng = scene_rng("test", 5, index)
+        for question in ask(rng, make_scene(rng, 224, 224, "test", photos=()).objects, 7):
+            guess = answers[question.text].most_common(1)[0][0]
+            right[question.type].append(guess == question.answer)
+    shares = {kind: sum(found) / len(found) for kind, found in right.items()}
+    assert set(shares) == set(TYPES)
+    chances = {"exist": 0.5, "count": 0.5, "shape": 1 / 6, "colour": 1 / 8, "digit": 0.1, "word": 0, "number": 0.001}
+    for kind, share in shares.items():
+        assert share < chances[kind] + 0.13, (kind, share)
 
 
 def test_table_has_a_line_for_each_way(summaries):

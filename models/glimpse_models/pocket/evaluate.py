@@ -1,8 +1,11 @@
 """Measures the deployed model: ``python -m glimpse_models.pocket.evaluate [--bundle DIR]``.
 
 It asks the runtime held-out questions without pruning, with the default threshold and with the paper's cap, and
-compares with what pruning must beat: as many tokens chosen at random, and none at all. ``--pruner``, ``--keep``,
-``--pre`` and ``--pre-keep`` add another way of pruning.
+compares with what bounds pruning: the tokens under the true boxes, as many tokens chosen at random, none at all, and no
+image at all. ``--pruner``, ``--keep``, ``--pre`` and ``--pre-keep`` add another way of pruning.
+
+The words are words that training never showed; those that it did show are a column of their own, not part of ``all``.
+``point`` is grounding: how often the token that scores highest lies on what the question is about.
 """
 
 from __future__ import annotations
@@ -18,14 +21,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glimpse_models.pocket.heldout import Sample, samples
+from glimpse_models.pocket.heldout import Sample, known_words, samples
 from glimpse_models.pocket.questions import TYPES
+from glimpse_models.pocket.relevant import relevant_tokens
 from glimpse_models.pocket.texts import SPLITS
-from glimpse_runtime import Pruning, Session, load
+from glimpse_runtime import PruneReport, Pruning, Session, load
 
 PAPER_CAP = 0.111
 """``max_keep_ratio`` behind the paper's main table."""
 MAX_NEW_TOKENS = 8
+KNOWN_WORD = "known"
+COLUMNS = (*TYPES, KNOWN_WORD)
+"""Question types, and words that training showed."""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -38,16 +45,18 @@ class Result:
     kept: int = 0
     visual: int = 0
     shares: list[float] = field(default_factory=list)
+    pointed: list[bool] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
         """Return exact match over all and per type, and how much was pruned."""
-        every = [answer for answers in self.right.values() for answer in answers]
+        every = [answer for name in TYPES for answer in self.right[name]]
         return {
             "questions": len(every),
             "exact_match": _mean(every),
-            "exact_match_by_type": {name: _mean(self.right[name]) for name in TYPES if self.right[name]},
-            "pruned_share": 1 - _mean(self.shares),
-            "pruned_share_of_all_tokens": 1 - self.kept / max(1, self.visual),
+            "exact_match_by_type": {name: _mean(self.right[name]) for name in COLUMNS if self.right[name]},
+            "pruned_share": 1 - _mean(self.shares) if self.shares else None,
+            "pruned_share_of_all_tokens": 1 - self.kept / self.visual if self.visual else None,
+            "pointed": _mean(self.pointed) if self.pointed else None,
         }
 
 
@@ -66,25 +75,45 @@ class Evaluation:
         self.results: dict[str, Result] = defaultdict(Result)
 
     def add(self, sample: Sample) -> None:
-        """Ask one question without pruning, with it, and under the floors."""
-        self._ask("unpruned", sample, Pruning(enabled=False))
-        kept = self._ask("pruned", sample, Pruning())
+        """Ask one question without pruning, with it, and under what bounds it."""
+        whole = self._ask("unpruned", sample, Pruning(enabled=False))
+        (kept,) = self._ask("pruned", sample, Pruning()).keep_masks
         self._ask(f"cap {PAPER_CAP}", sample, Pruning(max_keep_ratio=PAPER_CAP))
-        self._ask("random", sample, Pruning(keep_masks=[self._shuffled(mask) for mask in kept]))
-        self._ask("none", sample, Pruning(keep_masks=[np.zeros_like(mask) for mask in kept]))
+        (every,) = whole.keep_masks
+        masks = {
+            "boxes": relevant_tokens(sample.question.boxes, sample.image.size, *every.shape),
+            "random": self._shuffled(kept),
+            "none": np.zeros_like(kept),
+        }
+        for name, mask in masks.items():
+            self._ask(name, sample, Pruning(keep_masks=[mask]))
+        self._ask("blind", sample, Pruning(enabled=False), seeing=False)
         if self.other is not None:
             self._ask(_name(self.other), sample, self.other)
 
-    def _ask(self, name: str, sample: Sample, pruning: Pruning) -> list[Mask]:
-        answer = self.session.ask(sample.image, sample.question.text, pruning=pruning, max_new_tokens=MAX_NEW_TOKENS)
-        result = self.results[name]
-        result.right[sample.question.type].append(answer.text.strip() == sample.question.answer)
-        report = answer.pruning
-        kept = report.kept if pruning.enabled else report.total
-        result.kept += kept
-        result.visual += report.total
-        result.shares.append(kept / report.total)
-        return [np.asarray(mask) for mask in report.keep_masks or ()]
+    def add_known_word(self, sample: Sample) -> None:
+        """Ask for a word that training showed, without pruning and with it."""
+        self._ask("unpruned", sample, Pruning(enabled=False), KNOWN_WORD)
+        self._ask("pruned", sample, Pruning(), KNOWN_WORD)
+        self._ask(f"cap {PAPER_CAP}", sample, Pruning(max_keep_ratio=PAPER_CAP), KNOWN_WORD)
+
+    def _ask(
+        self, name: str, sample: Sample, pruning: Pruning, column: str | None = None, seeing: bool = True
+    ) -> PruneReport:
+        images = sample.image if seeing else ()
+        answer = self.session.ask(images, sample.question.text, pruning=pruning, max_new_tokens=MAX_NEW_TOKENS)
+        result, report = self.results[name], answer.pruning
+        result.right[column or sample.question.type].append(answer.text.strip() == sample.question.answer)
+        if column is None and seeing:
+            kept = report.kept if pruning.enabled else report.total
+            result.kept += kept
+            result.visual += report.total
+            result.shares.append(kept / report.total)
+            if report.scores and sample.question.boxes:
+                (scores,) = report.scores
+                relevant = relevant_tokens(sample.question.boxes, sample.image.size, *scores.shape)
+                result.pointed.append(bool(relevant.reshape(-1)[scores.argmax()]))
+        return report
 
     def _shuffled(self, mask: Mask) -> Mask:
         return self.random.permutation(mask.reshape(-1)).reshape(mask.shape)
@@ -107,6 +136,8 @@ def evaluate(
 ) -> Evaluation:
     """Ask ``count`` held-out questions."""
     evaluation = Evaluation(session, seed, other)
+    for sample in known_words(max(1, count // len(TYPES)), seed, split):
+        evaluation.add_known_word(sample)
     for index, sample in enumerate(samples(count, seed, split), 1):
         evaluation.add(sample)
         if progress:
@@ -117,11 +148,15 @@ def evaluate(
 def table(summaries: dict[str, dict[str, Any]]) -> str:
     """Return the summaries as a text table."""
     width = max(10, *map(len, summaries))
-    lines = [" ".join([f"{'':{width}s}", *(f"{name:>7s}" for name in ("all", *TYPES, "pruned"))])]
+    lines = [" ".join([f"{'':{width}s}", *(f"{name:>7s}" for name in ("all", *COLUMNS, "point", "pruned"))])]
     for name, summary in summaries.items():
-        by_type = [summary["exact_match_by_type"].get(kind, float("nan")) for kind in TYPES]
-        figures = [summary["exact_match"], *by_type, summary["pruned_share"]]
-        lines.append(" ".join([f"{name:{width}s}", *(f"{figure:7.3f}" for figure in figures)]))
+        by_type = [summary["exact_match_by_type"].get(kind) for kind in COLUMNS]
+        figures = [summary["exact_match"], *by_type, summary["pointed"], summary["pruned_share"]]
+        lines.append(
+            " ".join(
+                [f"{name:{width}s}", *(f"{'-':>7s}" if figure is None else f"{figure:7.3f}" for figure in figures)]
+            )
+        )
     return "\n".join(lines)
 
 

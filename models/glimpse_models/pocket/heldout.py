@@ -9,9 +9,9 @@ from PIL import Image
 
 from glimpse_models.pocket.questions import Question, ask
 from glimpse_models.pocket.scenes import make_scene, scene_rng
-from glimpse_models.pocket.texts import Split
+from glimpse_models.pocket.texts import WORDS, Split
 
-SIZES = ((448, 448), (224, 224), (640, 480), (336, 448), (672, 672), (500, 350))
+SIZES = ((448, 448), (224, 224), (640, 480), (336, 448), (672, 672), (500, 350), (896, 896), (800, 600))
 """Width and height in pixels of the scenes, in turn; some are no multiple of anything."""
 QUESTIONS_PER_SCENE = 7
 
@@ -34,4 +34,17 @@ def samples(count: int, seed: int = 0, split: Split = "test") -> Iterator[Sample
         for question in ask(rng, drawn.objects, min(count, QUESTIONS_PER_SCENE)):
             yield Sample(scene, drawn.image, question)
             count -= 1
+        scene += 1
+
+
+def known_words(count: int, seed: int = 0, split: Split = "test") -> Iterator[Sample]:
+    """Yield ``count`` questions about signs whose words training did show, on the split's photographs."""
+    scene = 0
+    while count > 0:
+        rng = scene_rng(split, seed, scene)
+        drawn = make_scene(rng, *SIZES[scene % len(SIZES)], split, texts="train")
+        for question in ask(rng, [item for item in drawn.objects if item.kind == "sign"], 2):
+            if question.answer in WORDS["train"] and count > 0:
+                yield Sample(scene, drawn.image, question)
+                count -= 1
         scene += 1

@@ -69,6 +69,7 @@ def make_scene(
     split: Split = "train",
     contents: Contents = "usual",
     photos: tuple[str, ...] | None = None,
+    texts: Split | None = None,
 ) -> Scene:
     """Draw a scene.
 
@@ -80,11 +81,12 @@ def make_scene(
         contents: ``few``: two or three objects, all of them different; ``lettered``: as much to read as finds room
             (both for training only).
         photos: Other background photographs than those of the split (see ``background``).
+        texts: Another split for words and numbers.
 
     Returns:
         The picture with the objects that found a place; they never overlap.
     """
-    wanted = _DRAWN[contents](rng, width * height, split)
+    wanted = _DRAWN[contents](rng, width * height, texts or split)
     image = background(rng, width, height, split, photos)
     placed: list[SceneObject] = []
     for item in sorted(wanted, key=lambda item: _PLACEMENT_ORDER.get(item.kind, 3)):

@@ -23,7 +23,7 @@ from glimpse_models.pocket.scenes import make_scene, scene_rng
 from glimpse_models.pocket.texts import SPLITS, Split
 
 THRESHOLDS = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
-SIZES = ((448, 448), (224, 224), (672, 672), (336, 448), (448, 560))
+SIZES = ((448, 448), (224, 224), (672, 672), (336, 448), (448, 560), (896, 896))
 """Width and height in pixels of the validation scenes, in turn."""
 
 
