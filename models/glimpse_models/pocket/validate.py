@@ -6,6 +6,7 @@ This is how the default threshold was chosen, on the validation split; ``evaluat
 from __future__ import annotations
 
 import argparse
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,12 +46,11 @@ class Tally:
         some = relevant.any(1)
         self.recall += ((keep & relevant).sum(1) / relevant.sum(1))[some].tolist()
 
-    def line(self) -> str:
-        """Return the figures as one line of a table."""
-        shares = [_mean(self.right[name]) for name in TYPES]
+    def figures(self) -> dict[str, float]:
+        """Return exact match over all and by type, the share of tokens kept, and that of relevant tokens kept."""
         overall = _mean([answer for answers in self.right.values() for answer in answers])
-        figures = [overall, *shares, _mean(self.kept), _mean(self.recall)]
-        return " ".join(f"{figure:8.3f}" for figure in figures)
+        by_type = {name: _mean(self.right[name]) for name in TYPES}
+        return {"all": overall, **by_type, "kept": _mean(self.kept), "recall": _mean(self.recall)}
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -119,13 +119,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=60, help="scenes, with eight questions each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scan-layers", action="store_true", help="compare pruning layers instead of thresholds")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     model, modules = read_checkpoint(options.checkpoint)
     measure = layer_scan if options.scan_layers else tallies
     result = measure(Reference(PocketConfig(), model, modules), options.split, options.images, options.seed)
-    print(f"{'kept tokens':15s}", *(f"{name:>8s}" for name in ("all", *TYPES, "kept", "recall")))
-    for name, tally in result.items():
-        print(f"{name:15s}", tally.line())
+    figures = {name: tally.figures() for name, tally in result.items()}
+    if options.json:
+        print(json.dumps(figures, indent=2))
+        return 0
+    print(f"{'kept tokens':15s}", *(f"{name:>8s}" for name in next(iter(figures.values()))))
+    for name, row in figures.items():
+        print(f"{name:15s}", *(f"{figure:8.3f}" for figure in row.values()))
     return 0
 
 
