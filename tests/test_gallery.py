@@ -80,15 +80,16 @@ def test_scenes_are_chosen_before_any_question_is_asked() -> None:
 
 def test_pictures_are_those_of_overlay(pocket: Session, tmp_path: Path, command: Command) -> None:
     shutil.copy(PAGE, tmp_path)
-    example = next(make_gallery.examples())
+    example = next(e for e in make_gallery.examples() if max(e.views[0].image.size) <= make_gallery.LONGEST_SIDE)
     make_gallery.make(pocket, tmp_path, {"Examples": [example]})
     check(tmp_path / PAGE.name)
-    question = example.views[0].asked[0][0]
+    view = example.views[0]
     file = tmp_path / "kept.jpg"
-    done = command("glimpse_runtime.cli", ROOT / "examples" / "shapes.png", question, "--overlay", file)
+    done = command("glimpse_runtime.cli", PAGE.parent / view.given, view.asked[0][0], "--overlay", file)
     assert done.returncode == 0, done.stderr
-    assert file.read_bytes() == (tmp_path / make_gallery.PICTURES / "shapes-1.jpg").read_bytes()
-    assert f"| pruned |  | `{done.stdout.strip()}`" in (tmp_path / PAGE.name).read_text()
+    assert file.read_bytes() == (tmp_path / make_gallery.PICTURES / f"{view.name}-1.jpg").read_bytes()
+    (answers,) = re.findall(r"^\| pruned \|  \| ([^|]+) \|", (tmp_path / PAGE.name).read_text(), re.MULTILINE)
+    assert answers.removeprefix("**wrong:** ") == f"`{done.stdout.strip()}`"
 
 
 def test_wrong_answers_are_marked_and_old_pictures_go(pocket: Session, tmp_path: Path) -> None:
