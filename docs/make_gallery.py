@@ -22,7 +22,7 @@ from glimpse_runtime import GlimpseError, Pruning, Session, load
 from glimpse_runtime.images import read_image
 from glimpse_runtime.overlay import draw, save
 
-DOCS = Path(__file__).parent
+DOCS, PAGE = Path(__file__).parent, "gallery.md"
 EXAMPLES = DOCS.parent / "examples"
 PICTURES = Path("images") / "gallery"
 BEGIN, END = "<!-- pictures: python docs/make_gallery.py -->\n", "<!-- end of pictures -->\n"
@@ -206,6 +206,8 @@ def make(vlm: Session, docs: Path, sections: Mapping[str, Iterable[Exhibit]]) ->
         docs: the folder of gallery.md, whose text outside the marks stays.
         sections: exhibits by the title of their section.
     """
+    page = docs / PAGE
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
     manifest = vlm.bundle.manifest
     source = manifest.model.source
     weights = f"base `{source.base_sha256[:12]}`, adapter `{(source.adapter_sha256 or 'none')[:12]}`"
@@ -224,8 +226,6 @@ def make(vlm: Session, docs: Path, sections: Mapping[str, Iterable[Exhibit]]) ->
     for path in folder.iterdir():
         if path.name not in pictures:
             path.unlink()
-    page = docs / "gallery.md"
-    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
     page.write_text(before + BEGIN + "\n\n".join(parts) + "\n" + END + rest.split(END)[1], encoding="utf-8")
 
 
@@ -235,6 +235,8 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="bundle of a pocket model (default: the packaged one)")
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder of gallery.md (default: this one)")
     options = parser.parse_args()
+    if not (options.docs / PAGE).is_file():
+        parser.error(f"--docs {options.docs}: there is no {PAGE}, whose text around the pictures stays; copy it there")
     try:
         with load(options.bundle) as vlm:
             make(vlm, options.docs, {"Examples": examples(), "Held-out scenes": held_out()})

@@ -113,3 +113,14 @@ def test_wrong_answers_are_marked_and_old_pictures_go(pocket: Session, tmp_path:
     assert text.count("1 questions: 0 answered right pruned, 0 unpruned") == 2
     make_gallery.make(pocket, tmp_path, {"One": [Exhibit("Wall", [views[1]])]})
     assert {path.name for path in check(page)} == {"again.jpg", "again-1.jpg"}
+
+
+def test_a_folder_without_the_page_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["make_gallery.py", "--docs", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        make_gallery.main()
+    assert ended.value.code == 2
+    assert "there is no gallery.md" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
