@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Literal
 
@@ -50,6 +50,26 @@ class SceneObject:
 
 
 @dataclass(frozen=True)
+class Cutout:
+    """An object that has no place yet, with its sprite (RGBA); boxes and glyphs are relative to the sprite."""
+
+    item: SceneObject
+    sprite: Image.Image
+
+    def paste(self, image: Image.Image, corner: tuple[int, int]) -> SceneObject:
+        """Paste the sprite with its left and top edge at ``corner`` and return the object where it now is."""
+        left, top = corner
+        image.paste(self.sprite, corner, self.sprite)
+        written = self.item.written
+        return replace(
+            self.item,
+            box=(left, top, left + self.sprite.width, top + self.sprite.height),
+            glyphs=[(character, left + x, top + y) for character, x, y in self.item.glyphs],
+            written=written and (left + written[0], top + written[1], left + written[2], top + written[3]),
+        )
+
+
+@dataclass(frozen=True)
 class Scene:
     """An image and the objects placed in it."""
 
@@ -89,25 +109,23 @@ def make_scene(
     wanted = _DRAWN[contents](rng, width * height, texts or split)
     image = background(rng, width, height, split, photos)
     placed: list[SceneObject] = []
-    for item in sorted(wanted, key=lambda item: _PLACEMENT_ORDER.get(item.kind, 3)):
-        sprite = _sprite(rng, item, small=width * height < _SMALL_AREA)
-        corner = _free_corner(rng, sprite.size, image.size, placed)
-        if corner is None:
-            continue
-        left, top = corner
-        item.box = (left, top, left + sprite.width, top + sprite.height)
-        item.glyphs = [(character, left + x, top + y) for character, x, y in item.glyphs]
-        if item.written:
-            x0, y0, x1, y1 = item.written
-            item.written = (left + x0, top + y0, left + x1, top + y1)
-        image.paste(sprite, corner, sprite)
-        placed.append(item)
+    for item in sorted(wanted, key=placement_order):
+        cutout = cut_out(rng, item, small=width * height < _SMALL_AREA)
+        corner = free_corner(rng, cutout.sprite.size, image.size, [other.box for other in placed])
+        if corner is not None:
+            placed.append(cutout.paste(image, corner))
     if rng.random() < 0.3:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.7)))
     return Scene(image, tuple(placed))
 
 
-def _usual_objects(rng: Random, area: int, split: Split) -> list[SceneObject]:
+def placement_order(item: SceneObject) -> int:
+    """Return the sort key that places wide objects before the room is cut up."""
+    return _PLACEMENT_ORDER.get(item.kind, 3)
+
+
+def usual_objects(rng: Random, area: int, split: Split) -> list[SceneObject]:
+    """Draw the objects of an ordinary scene of ``area`` square pixels, before any has a place."""
     relative = area / (224 * 224)
     shape_count = rng.randint(2, max(3, min(9, int(2 + 2.2 * relative))))
     objects: list[SceneObject] = []
@@ -154,31 +172,57 @@ def _lettered_objects(rng: Random, area: int, split: Split) -> list[SceneObject]
 
 
 _DRAWN: dict[Contents, Callable[[Random, int, Split], list[SceneObject]]] = {
-    "usual": _usual_objects,
+    "usual": usual_objects,
     "few": _few_objects,
     "lettered": _lettered_objects,
 }
 
 
-def _sprite(rng: Random, item: SceneObject, small: bool) -> Image.Image:
-    """Draw the object's sprite and note its text, relative to the sprite."""
+def cut_out(rng: Random, item: SceneObject, small: bool) -> Cutout:
+    """Draw an object's sprite.
+
+    Args:
+        rng: Source of every random choice.
+        item: Kind, colour and text.
+        small: Whether it must suit a small image.
+    """
     if item.kind in SHAPES:
-        return shape_sprite(rng, item.kind, item.colour, rng.randint(28, 48) if small else rng.randint(30, 80))
+        size = rng.randint(28, 48) if small else rng.randint(30, 80)
+        return Cutout(item, shape_sprite(rng, item.kind, item.colour, size))
     smallest, largest = (26, 40 if small else 52) if item.kind == "card" else (26, 34 if small else 40)
     size = rng.randint(smallest, largest)
-    sprite, item.glyphs, item.written = lettered_sprite(rng, item.kind, item.colour, item.text, rng.choice(FONTS), size)
-    return sprite
+    sprite, glyphs, written = lettered_sprite(rng, item.kind, item.colour, item.text, rng.choice(FONTS), size)
+    return Cutout(replace(item, glyphs=glyphs, written=written), sprite)
 
 
-def _free_corner(
-    rng: Random, size: tuple[int, int], canvas: tuple[int, int], placed: list[SceneObject]
+def free_corner(
+    rng: Random,
+    size: tuple[int, int],
+    canvas: tuple[int, int],
+    taken: Sequence[Box],
+    start: tuple[int, int] = (0, 0),
+    step: int = 1,
 ) -> tuple[int, int] | None:
+    """Draw a place for a box of ``size`` that is apart from others.
+
+    Args:
+        rng: Source of the places tried.
+        size: Width and height of the box in pixels.
+        canvas: Width and height of the image in pixels.
+        taken: The boxes to keep away from.
+        start: The leftmost and topmost corner to try, in pixels.
+        step: Distance between the corners to try, in pixels.
+
+    Returns:
+        Left and top in pixels; None when it does not fit, or no place was found in some attempts.
+    """
     width, height = size
-    if width >= canvas[0] or height >= canvas[1]:
+    if start[0] + width >= canvas[0] or start[1] + height >= canvas[1]:
         return None
     for _ in range(_ATTEMPTS):
-        left, top = rng.randint(0, canvas[0] - width), rng.randint(0, canvas[1] - height)
-        if all(_apart((left, top, left + width, top + height), other.box) for other in placed):
+        left = rng.randrange(start[0], canvas[0] - width + 1, step)
+        top = rng.randrange(start[1], canvas[1] - height + 1, step)
+        if all(_apart((left, top, left + width, top + height), other) for other in taken):
             return left, top
     return None
 
