@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from glimpse_models.pocket.config import CELL, PATCH, special_id
 from glimpse_models.pocket.questions import TYPES, Question, ask
+from glimpse_models.pocket.relevant import relevant_tokens
 from glimpse_models.pocket.scenes import Contents, Scene, SceneObject, make_scene
-from glimpse_models.pocket.sprites import COLOURS, KINDS, Box
+from glimpse_models.pocket.sprites import COLOURS, KINDS
 from glimpse_models.pocket.texts import DIGITS, LETTERS, LONGEST_TEXT, Split
 from glimpse_models.pocket.tokenizer import END_OF_TEXT, TURN_END, build_tokenizer, prompt_parts
 
@@ -103,14 +104,6 @@ class RowEncoder:
         return ids + [self.pad] * (SEGMENT - len(ids)), labels, len(prompt) - 1
 
 
-def relevant_tokens(boxes: Sequence[Box], rows: int, columns: int) -> npt.NDArray[np.bool_]:
-    """Mark the visual tokens that boxes touch, (rows, columns)."""
-    mask = np.zeros((rows, columns), bool)
-    for left, top, right, bottom in boxes:
-        mask[top // CELL : -(-bottom // CELL), left // CELL : -(-right // CELL)] = True
-    return mask
-
-
 def dense_targets(objects: Sequence[SceneObject], height: int, width: int) -> npt.NDArray[np.int64]:
     """Name what each patch shows, (targets, patch rows, patch columns), in the order of ``DENSE_CLASSES``."""
     target = np.zeros((len(DENSE_CLASSES), height // PATCH, width // PATCH), np.int64)
@@ -141,7 +134,9 @@ def collate(encoder: RowEncoder, samples: Sequence[tuple[Scene, Sequence[Questio
         types=torch.tensor([[TYPES.index(q.type) for q in questions] for _, questions in samples]),
         dense=torch.from_numpy(np.stack([dense_targets(scene.objects, height, width) for scene, _ in samples])),
         relevant=torch.from_numpy(
-            np.stack([[relevant_tokens(q.boxes, *grid) for q in questions] for _, questions in samples])
+            np.stack(
+                [[relevant_tokens(q.boxes, (width, height), *grid) for q in questions] for _, questions in samples]
+            )
         ),
     )
 
