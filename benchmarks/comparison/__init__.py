@@ -1,0 +1,1 @@
+"""Compares ways of pruning in the deployed pipeline; ``benchmarks/accuracy.py`` is the command."""
