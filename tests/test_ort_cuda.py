@@ -18,7 +18,7 @@ from glimpse_runtime.bundle import Bundle
 GOLDEN = Path(__file__).parent / "golden" / "modelA"
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CASES = sorted(path.stem for path in (GOLDEN / "cases").glob("*.npz"))
-QUESTIONS = [("shapes.png", "Tell me the colour of the cross."), ("plate.jpg", "What number is on the plate?")]
+QUESTIONS = [("shapes.png", "Tell me the colour of the cross."), ("plate.jpg", "What number is on the white plate?")]
 
 
 @pytest.fixture
@@ -109,9 +109,9 @@ def test_many_questions_take_no_more_memory_than_a_few(runtime: Runtime, half: P
 
 def test_a_request_ends_at_its_deadline(runtime: Runtime, half: Path) -> None:
     with load(half, device="cuda") as vlm:
-        late = vlm.ask(EXAMPLES / "shapes.png", "What is the red shape?", timeout=0)
+        late = vlm.ask(EXAMPLES / "shapes.png", "What is the purple shape?", timeout=0)
         assert (late.text, late.finish_reason) == ("", "deadline")
-        assert vlm.ask(EXAMPLES / "shapes.png", "What is the red shape?").text == "star"
+        assert vlm.ask(EXAMPLES / "shapes.png", "What is the purple shape?").text == "triangle"
 
 
 def test_a_cache_of_float32_is_refused_with_the_option(runtime: Runtime) -> None:

@@ -147,7 +147,7 @@ def test_every_way_of_compaction_gives_the_same_answers(machine: Machine, way: t
 
 def test_scenes_are_asked_again_and_images_go_together(machine: Machine) -> None:
     images = [EXAMPLES / "shapes.png", EXAMPLES / "plate.jpg"]
-    questions = ["Tell me the colour of the cross.", "What number is on the plate?"]
+    questions = ["Tell me the colour of the cross.", "What number is on the white plate?"]
     with machine.load() as vlm, machine.cpu(scene_cache_bytes=0) as reference:
         for chosen in (images, images[:1]):
             scene = vlm.encode(chosen)
@@ -218,7 +218,7 @@ def test_a_hundred_questions_take_no_more_memory_than_ten(machine: Machine) -> N
 def test_cached_scenes_are_given_back(machine: Machine) -> None:
     with machine.load() as vlm:
         start = machine.runtime.device.held_bytes()
-        vlm.ask(EXAMPLES / "shapes.png", "What is the red shape?", max_new_tokens=1)
+        vlm.ask(EXAMPLES / "shapes.png", "What is the purple shape?", max_new_tokens=1)
         kept = vlm.memory_plan()["scene_bytes"]
         assert 0 < kept <= machine.runtime.device.held_bytes() - start + 16 * 1024
         scene = vlm.encode(EXAMPLES / "plate.jpg")
