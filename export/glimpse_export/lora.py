@@ -118,14 +118,16 @@ class Lora:
         named = f" ({self._config.where} names {self._config.base})" if self._config.base else ""
         other = f"the LoRA was trained on another base than {base}{named}"
         for name, keys in self._keys():
-            if name not in shapes:
-                raise self._error(keys[0], f"is for {name}, which the base has not; {other}")
             if tied and name in (_EMBEDDING, _HEAD):
                 raise UnsupportedError(
                     f"{self._file.path}: tensor {keys[0]} changes one of embedding and LM head, which {base} ties; "
                     f"untie them (tie_word_embeddings false), {HOW_TO_MERGE}"
                 )
+            if name not in shapes:
+                raise self._error(keys[0], f"is for {name}, which the base lacks; {other}")
             product, whole = self.products.get(name), self._whole.get(name)
+            if product is not None and product.is_embedding != (name == _EMBEDDING):
+                raise self._error(keys[0], f"is not what LoRA weights of {name} are called; {HOW_TO_MERGE}")
             fitting = {} if whole is None else {whole: shapes[name]}
             fitting |= {} if product is None else product.shapes_for(shapes[name])
             for key, shape in fitting.items():
@@ -148,7 +150,7 @@ class Lora:
         for key in sorted(self._file.shapes):
             if found := _FACTOR.fullmatch(key):
                 factors.setdefault(found["module"], {})[f"{found['embedding'] or ''}{found['factor']}"] = key
-            elif found := _WHOLE.fullmatch(key):
+            elif (found := _WHOLE.fullmatch(key)) and ".lora_" not in key:
                 name = published_name(f"{found['module']}.{found['part']}")
                 if name in self._whole:
                     raise self._error(key, f"is for {name} like {self._whole[name]}; one of them is too much")

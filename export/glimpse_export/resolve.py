@@ -67,6 +67,8 @@ def resolve(
     Raises:
         ModelNotFoundError: there is no such model or adapter, or it cannot be downloaded.
     """
+    _refuse_lora(model, "its base with --model")
+    _refuse_lora(adapter, "the GlimpsePrune adapter with --adapter")
     facts = find(model)
     # The adapters first: what is wrong with them should not wait for the gigabytes of the base.
     if facts is not None and not Path(model).is_dir():
@@ -75,7 +77,6 @@ def resolve(
         base = _find(facts.base, _BASE_FILES, revision or facts.revision)
         name, licence = facts.name, f"{facts.licence}. {facts.terms}"
     else:
-        _refuse_lora_as_model(model)
         chosen = _find(adapter or model, _ADAPTER_FILES, None if adapter else revision)
         if adapter is None and not (chosen.folder / "new_modules_gp.pt").is_file():
             raise ModelNotFoundError(
@@ -101,12 +102,10 @@ def _find_lora(place: str | None, revision: str | None) -> _Found | None:
     return None if place is None else _find(place, _LORA_FILES, revision)
 
 
-def _refuse_lora_as_model(model: str) -> None:
-    folder = Path(model).expanduser()
-    if (folder / LORA_CONFIG).is_file() and not (folder / "config.json").is_file():
-        raise ModelNotFoundError(
-            f"{model} holds a LoRA adapter without its base; name the base with --model and this with --lora"
-        )
+def _refuse_lora(place: str | None, instead: str) -> None:
+    folder = Path(place or "").expanduser()
+    if place is not None and (folder / LORA_CONFIG).is_file() and not (folder / "config.json").is_file():
+        raise ModelNotFoundError(f"{place} holds a LoRA adapter; name it with --lora, and {instead}")
 
 
 def _find(place: str, patterns: list[str], revision: str | None) -> _Found:
