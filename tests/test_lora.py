@@ -21,6 +21,7 @@ from conftest import STAGES, Command, edit_json, options
 from factory import write_model
 from lora_factory import TARGETS, WEIGHTS, base_weights, edit_lora, merged_by_hand, published, write_lora
 from safetensors.torch import save_file
+from test_resume import interrupt_at_the_end
 
 from glimpse_export import ExportOptions, OutputError, plan
 from glimpse_export.certify import command as command_of
@@ -31,6 +32,7 @@ from glimpse_export.plan_text import describe
 from glimpse_models import MODELS
 from glimpse_models.listing import listing
 from glimpse_runtime.bundle import sha256_of
+from glimpse_runtime.errors import BundleFormatError
 from glimpse_runtime.inspection import inspect
 from glimpse_runtime.inspection_text import as_text
 from glimpse_runtime.manifest import Manifest
@@ -59,8 +61,12 @@ def assert_merged(base: Path, lora: Path, scales: dict[str, float]) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_weights_are_those_that_torch_merges(tmp_path: Path, dtype: str, stored: torch.dtype, shards: int) -> None:
     model = write_model(tmp_path / "model", dtype=dtype, shards=shards)
-    lora = write_lora(tmp_path / "lora", model / "base", EVERYWHERE, dtype=stored)
-    assert_merged(model / "base", lora, dict.fromkeys(EVERYWHERE, 2.0))
+    # So many products that the embedding's sum is one that bfloat16 does not hold, and its own rounding shows.
+    wide = {EMBEDDING: 32}
+    lora = write_lora(
+        tmp_path / "lora", model / "base", EVERYWHERE, dtype=stored, ranks=wide, rank_pattern={"embed_tokens": 32}
+    )
+    assert_merged(model / "base", lora, {**dict.fromkeys(EVERYWHERE, 2.0), EMBEDDING: 0.25})
 
 
 def test_modules_have_the_names_of_any_transformers(tiny: Path, tmp_path: Path) -> None:
@@ -223,6 +229,11 @@ def test_bundles_without_a_lora_are_as_before_there_was_one(tiny: Path, out: Pat
     source = Manifest.from_json(text, "here").model.source
     assert (source.lora, source.lora_sha256) == (None, None)
     assert "\nlora" not in as_text(inspect(out))
+    for key, value, message in (("lora", 5, "lora must be of type str"), ("loras", "x", "unknown key")):
+        data = json.loads(text)
+        data["model"]["source"][key] = value
+        with pytest.raises(BundleFormatError, match=message):
+            Manifest.from_json(json.dumps(data), "here")
 
 
 def test_a_changed_adapter_is_exported_again_and_an_unchanged_one_is_not(tiny: Path, tmp_path: Path, out: Path) -> None:
@@ -246,6 +257,17 @@ def test_a_changed_adapter_is_exported_again_and_an_unchanged_one_is_not(tiny: P
     assert is_refused()
     assert run(force=True).built == STAGES
     assert run().unchanged
+
+
+def test_work_of_another_adapter_is_not_taken_over(tiny: Path, tmp_path: Path, out: Path) -> None:
+    lora = write_lora(tmp_path / "lora", tiny / "base")
+    interrupt_at_the_end(tiny, out, lora=str(lora))
+    assert carry_out(options(tiny, lora=str(lora)), out).taken_over == STAGES
+    other = tmp_path / "other"
+    interrupt_at_the_end(tiny, other, lora=str(lora))
+    edit_json(lora / "adapter_config.json", lora_alpha=4)
+    assert carry_out(options(tiny, lora=str(lora)), other).built == STAGES
+    assert sha256_of(other / "text.data") != sha256_of(out / "text.data")
 
 
 def test_the_command_takes_one(tiny: Path, tmp_path: Path, command: Command) -> None:

@@ -43,7 +43,7 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "embedding and head": (
         "bfloat16",
         {
-            "r": 2,
+            "r": 32,
             "target_modules": ["embed_tokens", "lm_head", "o_proj", "k_proj"],
             "modules_to_save": ["norm", "merger"],
             "bias": "lora_only",
