@@ -25,6 +25,7 @@ from test_resume import interrupt_at_the_end
 
 from glimpse_export import ExportOptions, OutputError, plan
 from glimpse_export.certify import command as command_of
+from glimpse_export.estimate import estimate
 from glimpse_export.exporter import Outcome, carry_out
 from glimpse_export.lora import Lora
 from glimpse_export.merged import MergedCheckpoint
@@ -219,6 +220,16 @@ def test_the_bundle_says_what_was_merged(tiny: Path, tmp_path: Path, out: Path) 
     assert str(tmp_path) not in (out / "manifest.json").read_text()
     assert f"lora           gp-plus, sha256 {digest}" in as_text(inspect(out))
     assert "gp-plus: 4 matrices of rank 4, merged" in describe(plan(options(tiny, lora=str(lora))))
+
+
+def test_a_plan_counts_the_merging(tiny: Path, tmp_path: Path) -> None:
+    lora = write_lora(tmp_path / "lora", tiny / "base", ranks=dict.fromkeys(TARGETS, 64), r=64)
+    without, found = (estimate(plan(options(tiny, **more))) for more in ({}, {"lora": str(lora)}))
+    for old, new in zip(without.stages, found.stages, strict=True):
+        assert (new.seconds > old.seconds) == (new.name in ("vision", "text"))
+        assert new.peak_bytes > old.peak_bytes
+        assert new.file_bytes == old.file_bytes
+    assert found.hash_seconds > without.hash_seconds
 
 
 def test_bundles_without_a_lora_are_as_before_there_was_one(tiny: Path, out: Path) -> None:

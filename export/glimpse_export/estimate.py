@@ -32,6 +32,8 @@ _EXPORTER_BYTES = 330 * _MIB
 # Bytes per value of a run of rows, as float32 and its copies while it is rounded; so many threads have one each.
 _CASTING_BYTES = 16
 _ROUNDING_BYTES = {"int4": 24}
+# The same for what a LoRA adds to it.
+_MERGING_BYTES = 4
 _THREADS = 4
 # Nanoseconds per weight, read, rounded, hashed and written.
 _NS_PER_VALUE = {"int4": 10, "int8": 12, "float16": 10, "bfloat16": 8, "float32": 8}
@@ -194,8 +196,9 @@ def _stage(plan: Plan, stage: WeightStage) -> StageEstimate:
     kinds = {tensor: _kind(tensor) for tensor in layout.tensors}
     whole = [tensor.nbytes for tensor in layout.tensors if not _in_runs(plan, tensor)]
     threads = min(os.cpu_count() or 1, _THREADS)
+    merging = 0 if plan.lora is None else _MERGING_BYTES
     runs = [
-        _ROUNDING_BYTES.get(kind, _CASTING_BYTES) * min(_values(tensor), threads * CHUNK_VALUES)
+        (_ROUNDING_BYTES.get(kind, _CASTING_BYTES) + merging) * min(_values(tensor), threads * CHUNK_VALUES)
         for tensor, kind in kinds.items()
     ]
     return StageEstimate(
