@@ -23,7 +23,8 @@ RESOLVE = """
 import json, sys
 from glimpse_export.resolve import resolve
 found = resolve(**json.loads(sys.argv[1]))
-print(json.dumps([str(found.base), str(found.adapter), found.base_source, found.adapter_source, found.name]))
+folders, sources = (found.base, found.adapter), (found.base_source, found.adapter_source)
+print(json.dumps([*map(str, folders), *sources, found.name, str(found.lora), found.lora_source]))
 """
 
 
@@ -103,12 +104,13 @@ def test_a_revision_is_pinned(hub: Hub, tmp_path: Path) -> None:
         ({"model": "some/model", "revision": old}, old),
         ({"model": "some/model", "adapter": "some/model@v1"}, new),
     ):
-        base, adapter, base_source, adapter_source, name = resolve(environment, **arguments)
+        base, adapter, base_source, adapter_source, name, *lora = resolve(environment, **arguments)
         assert Path(base).name == commit, arguments
         assert (Path(base) / "model.safetensors").read_bytes() == (b"new" if commit == new else b"old")
         assert (base_source, name) == (f"some/model@{commit}", "model")
         assert (Path(adapter) / "new_modules_gp.pt").is_file()
         assert adapter_source == f"some/model@{old if 'adapter' in arguments else commit}"
+        assert lora == ["None", None]
     assert "the repository has no revision v9" in refusal(environment, model="some/model@v9")
     assert "names a revision already" in refusal(environment, model="some/model@v1", revision="main")
     assert "but pocket" not in refusal(environment, model="nobody/nothing")
@@ -116,14 +118,35 @@ def test_a_revision_is_pinned(hub: Hub, tmp_path: Path) -> None:
     assert "is on this machine" in refusal(environment, model=str(tmp_path), revision="main")
 
 
+def test_a_lora_comes_before_the_base_and_nothing_else_with_it(hub: Hub, tmp_path: Path) -> None:
+    hub.add("some/model", {"config.json": b"{}", "new_modules_gp.pt": b"adapter", "model.safetensors": b"weights"})
+    files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"old", "adapter_model.bin": b"pickle"}
+    old = hub.add("some/lora", {**files, "optimizer.pt": b"state"}, branch="v1")
+    new = hub.add("some/lora", {**files, "adapter_model.safetensors": b"new"})
+    environment = hub.environment(tmp_path)
+    missing = refusal(environment, model="some/model", lora="some/none")
+    assert "cannot download some/none: there is no such repository" in missing
+    assert not hub.asked("some/model", "model.safetensors")
+    for lora, commit, content in (("some/lora", new, b"new"), ("some/lora@v1", old, b"old")):
+        *_, place, source = resolve(environment, model="some/model", revision="main", lora=lora)
+        assert source == f"some/lora@{commit}"
+        assert {path.name for path in Path(place).iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+        assert (Path(place) / "adapter_model.safetensors").read_bytes() == content
+    assert "the repository has no revision v9" in refusal(environment, model="some/model", lora="some/lora@v9")
+
+
 def test_facts_pin_their_revisions(monkeypatch: pytest.MonkeyPatch) -> None:
     from glimpse_export import resolve as module
     from glimpse_models import MODELS
     from glimpse_runtime.hub_id import HubId
 
-    known = MODELS["qwen2.5-vl-3b"]
     facts = dataclasses.replace(
-        known, name="named", base="some/base", adapter="some/adapter", revision="a1", adapter_revision="b2"
+        MODELS["qwen2.5-vl-3b"],
+        name="named",
+        base="some/base",
+        adapter="some/adapter",
+        revision="a1",
+        adapter_revision="b2",
     )
     asked: list[HubId] = []
 
@@ -138,6 +161,15 @@ def test_facts_pin_their_revisions(monkeypatch: pytest.MonkeyPatch) -> None:
     module.resolve("named", adapter="other/adapter")
     assert list(map(str, asked)) == [
         *("some/adapter@b2", "some/base@a1", "some/adapter@b2", "some/base@c3", "other/adapter", "some/base@a1")
+    ]
+    asked.clear()
+    facts = dataclasses.replace(facts, lora="some/lora", lora_revision="d4")
+    module.resolve("named")
+    module.resolve("named", lora="other/lora@e5")
+    module.resolve("named", revision="c3")
+    assert list(map(str, asked)) == [
+        *("some/adapter@b2", "some/lora@d4", "some/base@a1", "some/adapter@b2", "other/lora@e5", "some/base@a1"),
+        *("some/adapter@b2", "some/lora@d4", "some/base@c3"),
     ]
 
 

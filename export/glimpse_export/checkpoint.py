@@ -6,17 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy, which safetensors needs)
-import numpy as np
-from safetensors import SafetensorError, safe_open
-
 from glimpse_export.errors import CheckpointError
 from glimpse_export.graphs.matrix import Matrix
+from glimpse_export.tensor_file import TensorFile
 from glimpse_runtime.types import FloatArray
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # transformers 4.52 and later nest the two towers; published checkpoints do not.
 _RENAMES = (("model.language_model.", "model."), ("model.visual.", "visual."))
 
@@ -39,10 +35,14 @@ class Checkpoint:
         self.folder = folder
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
-        self._where: dict[str, tuple[str, str]] = {}
+        self._where: dict[str, tuple[TensorFile, str]] = {}
         self.file_names = self._find_files()
         for file_name in self.file_names:
-            self._read_header(file_name)
+            file = TensorFile(folder / file_name)
+            for key, shape in file.shapes.items():
+                name = published_name(key)
+                self.shapes[name], self.dtypes[name] = shape, file.dtypes[key]
+                self._where[name] = (file, key)
 
     def _find_files(self) -> list[str]:
         # Where both are there, transformers reads the single file.
@@ -57,21 +57,6 @@ class Checkpoint:
                 raise CheckpointError(f"{self.folder / name} is missing; download the checkpoint again")
         return names
 
-    def _read_header(self, file_name: str) -> None:
-        path = self.folder / file_name
-        try:
-            with safe_open(str(path), framework="np") as file:
-                slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
-                found = {key: (tuple(part.get_shape()), part.get_dtype()) for key, part in slices.items()}
-        except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"{path} is damaged or cut short ({error}); download it again") from None
-        for key, (shape, dtype) in found.items():
-            name = _published_name(key)
-            if dtype not in _DTYPES:
-                raise CheckpointError(f"{path}: tensor {key} is stored as {dtype}; F32, F16 and BF16 are read")
-            self.shapes[name], self.dtypes[name] = shape, _DTYPES[dtype]
-            self._where[name] = (file_name, key)
-
     def check(self, expected: Mapping[str, tuple[int, ...]], tied: bool) -> None:
         """Compares names and shapes with what the architecture needs.
 
@@ -83,20 +68,11 @@ class Checkpoint:
     def read(self, name: str, start: int = 0, stop: int | None = None) -> FloatArray:
         """Returns rows start..stop of a tensor as float32.
 
-        The file is opened anew: pages of a mapped file stay in this process's memory until it is closed.
-
         Raises:
             CheckpointError: it cannot be read, or holds infinities or NaN.
         """
-        file_name, key = self._where[name]
-        try:
-            with safe_open(str(self.folder / file_name), framework="np") as file:
-                rows: FloatArray = file.get_slice(key)[start:stop].astype(np.float32)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"cannot read {key} from {self.folder / file_name}: {error}") from None
-        if not np.isfinite(rows).all():
-            raise CheckpointError(f"{self.folder}: tensor {name} holds values that are not finite")
-        return rows
+        file, key = self._where[name]
+        return file.read(key, slice(start, stop))
 
     def matrix(self, name: str) -> Matrix:
         """Returns a tensor of two or more axes as (rows, the rest), not read yet."""
@@ -128,9 +104,17 @@ def check_shapes(
     for name in sorted(set(found) - set(expected)):
         if not any(part is not None and part in name for part in harmless):
             raise CheckpointError(
-                f"{where}: tensor {name} has no place in this architecture; a merged checkpoint is needed "
-                "if it belongs to an adapter such as LoRA"
+                f"{where}: tensor {name} has no place in this architecture; if it belongs to a LoRA adapter, name the "
+                "adapter's own folder with --lora"
             )
+
+
+def published_name(key: str) -> str:
+    """Returns the name of a tensor in published checkpoints, whatever version of transformers has written it."""
+    for new, old in _RENAMES:
+        if key.startswith(new):
+            return old + key[len(new) :]
+    return key
 
 
 def read_json(path: Path, missing_ok: bool = False) -> dict[str, Any]:
@@ -160,10 +144,3 @@ def _shard_names(path: Path) -> list[str]:
         if not isinstance(name, str) or not name:
             raise CheckpointError(f"{path}: weight_map gives {name!r} as the file of {tensor}; download it again")
     return sorted(set(weight_map.values()))
-
-
-def _published_name(key: str) -> str:
-    for new, old in _RENAMES:
-        if key.startswith(new):
-            return old + key[len(new) :]
-    return key

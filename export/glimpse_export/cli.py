@@ -48,9 +48,14 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
 )
 @click.option("--adapter", metavar="HUB-ID|FOLDER", help="GlimpsePrune adapter: config.json and new_modules_gp.pt.")
 @click.option(
+    "--lora",
+    metavar="HUB-ID|FOLDER",
+    help="LoRA adapter of the model, merged into it: adapter_config.json and adapter_model.safetensors, as peft saves.",
+)
+@click.option(
     "--revision",
     metavar="NAME",
-    help="Branch, tag or commit of the model on the hub; HUB-ID@NAME says it for model and adapter alike.",
+    help="Branch, tag or commit of the model on the hub; HUB-ID@NAME says it for all of them alike.",
 )
 @click.option(
     "--out",

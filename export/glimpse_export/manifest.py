@@ -36,7 +36,14 @@ def draft_manifest(plan: Plan, sources: Sources, stamps: Mapping[str, str], prom
             name=folders.name,
             architecture="qwen2_5_vl",
             licence=folders.licence,
-            source=m.SourceSpec(folders.base_source, sources.base_sha256, folders.adapter_source, sources.adapter),
+            source=m.SourceSpec(
+                folders.base_source,
+                sources.base_sha256,
+                folders.adapter_source,
+                sources.adapter,
+                folders.lora_source,
+                sources.lora_sha256,
+            ),
         ),
         text=m.TextSpec(
             layers=text.layers,

@@ -18,7 +18,8 @@ class ExportOptions:
 
     Attributes:
         model: a name of the registry, a hub id (``owner/name`` or ``owner/name@revision``), or a folder.
-        adapter: hub id or folder of the adapter; None is the registry's, or the model's own folder.
+        adapter: hub id or folder of the GlimpsePrune adapter; None is the registry's, or the model's own folder.
+        lora: hub id or folder of a LoRA adapter that is merged into the base; None is the registry's, or none.
         revision: branch, tag or commit of the model's hub repository; None is the registry's, or the main branch.
         target: where the bundle is going to run, in ``glimpse_export.targets.TARGETS``; memory is estimated for it.
         dialects: which families of inference engines there are graphs for; in the order of ``DIALECT_NAMES`` and each
@@ -39,6 +40,7 @@ class ExportOptions:
 
     model: str
     adapter: str | None = None
+    lora: str | None = None
     revision: str | None = None
     target: str = DEFAULT_TARGET
     dialects: tuple[str, ...] = DEFAULT_DIALECTS

@@ -55,6 +55,7 @@ def _model(plan: Plan) -> Iterable[tuple[str, str]]:
     taps, selected = (", ".join(map(str, listed)) for listed in (scorer.taps, glimpse.selected_layers))
     return [
         ("model", f"{plan.folders.name} ({plan.folders.licence})"),
+        *_lora(plan),
         ("target", plan.options.target),
         ("dialects", ", ".join(plan.options.dialects)),
         ("vision", f"patches x {tower.patch_values} -> visual_tokens x {tower.out_size}; {tower.depth} blocks"),
@@ -68,6 +69,12 @@ def _model(plan: Plan) -> Iterable[tuple[str, str]]:
         ),
         ("upper", f"layers {lower}..{text.layers - 1} and {head}" if lower < text.layers else head),
     ]
+
+
+def _lora(plan: Plan) -> Iterable[tuple[str, str]]:
+    if plan.lora is not None:
+        ranks = ", ".join(map(str, plan.lora.ranks))
+        yield "lora", f"{plan.folders.lora_source}: {len(plan.lora.products)} matrices of rank {ranks}, merged"
 
 
 def _limits(plan: Plan) -> Iterable[tuple[str, str]]:

@@ -12,6 +12,8 @@ from glimpse_export.errors import UnsupportedError
 from glimpse_export.graphs import decoder, vision
 from glimpse_export.graphs.dialects import DIALECTS, dialect
 from glimpse_export.image_rules import read_image_rules
+from glimpse_export.lora import Lora
+from glimpse_export.merged import MergedCheckpoint
 from glimpse_export.options import ExportOptions
 from glimpse_export.precision import STORED_DTYPES
 from glimpse_export.profiles import make_profiles, token_pixels
@@ -30,8 +32,9 @@ class Plan:
         architecture: the model.
         images: its image rules, such that any image is shrunk to what the profiles take.
         profiles: ranges of the named dimensions.
-        checkpoint: the base weights, headers read.
-        adapter: the adapter's weights.
+        checkpoint: the base weights, headers read; with a LoRA adapter merged as they are read.
+        adapter: the GlimpsePrune adapter's weights.
+        lora: the LoRA adapter, None without one.
     """
 
     options: ExportOptions
@@ -41,6 +44,7 @@ class Plan:
     profiles: dict[str, Profile]
     checkpoint: Checkpoint
     adapter: Adapter
+    lora: Lora | None
 
     @property
     def embedding_dtype(self) -> str:
@@ -72,7 +76,7 @@ def plan(options: ExportOptions) -> Plan:
         ExportError: anything that would make the export fail later.
     """
     _check_dialects(options)
-    folders = resolve(options.model, options.adapter, options.revision)
+    folders = resolve(options.model, options.adapter, options.revision, options.lora)
     base_config, adapter_config = folders.base / "config.json", folders.adapter / "config.json"
     generation_config = folders.base / "generation_config.json"
     architecture = read_architecture(
@@ -90,14 +94,15 @@ def plan(options: ExportOptions) -> Plan:
             f"{base_config}: no vision block attends to the whole image, so no token receives attention to choose by; "
             "leave out --vision-attention"
         )
-    checkpoint = Checkpoint(folders.base)
+    lora = None if folders.lora is None else Lora(folders.lora)
+    checkpoint = Checkpoint(folders.base) if lora is None else MergedCheckpoint(folders.base, lora)
     expected = decoder.expected_tensors(architecture) | vision.expected_tensors(architecture)
     checkpoint.check(expected, architecture.text.tied)
     adapter = Adapter(folders.adapter)
     adapter.check(architecture)
     profiles = make_profiles(options, architecture, images)
     images = _fitting(images, profiles["visual_tokens"].max)
-    checked = Plan(options, folders, architecture, images, profiles, checkpoint, adapter)
+    checked = Plan(options, folders, architecture, images, profiles, checkpoint, adapter, lora)
     if options.budget is not None:
         require_fit(checked, options.budget)
     return checked

@@ -1,6 +1,7 @@
 """Settings that change a model's answers and that this version does not follow: refused by name, never ignored."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -43,6 +44,20 @@ _TEXT: dict[str, Any] = {
     "quantization_config": None,
 }
 _IMAGES: dict[str, Any] = {"do_center_crop": False, "do_pad": False}
+# Of peft's adapter_config.json: what makes the trained weights more than W + scale * B @ A, or W another one.
+_LORA: dict[str, Any] = {
+    "alora_invocation_tokens": None,
+    "layer_replication": None,
+    "lora_bias": False,
+    "target_parameters": None,
+    "trainable_token_indices": None,
+}
+# Variants are switched on by fields of such names; these say how training began or went, and nothing of the result.
+_LORA_VARIANTS = re.compile(r"use_.+|.+_config")
+_LORA_HARMLESS = {
+    *("use_rslora", "corda_config", "eva_config", "loftq_config", "lora_ga_config", "runtime_config", "velora_config"),
+}
+HOW_TO_MERGE = "merge the adapter with peft (merge_and_unload, then save_pretrained) and export the result as --model"
 
 _ADAPTER_PREFIXES = (
     *("anchor", "attn_fuse", "deep_", "fixed_remain", "le_", "max_remain", "min_remain", "ori_attn", "reduce"),
@@ -100,9 +115,21 @@ def refuse_unknown_options(adapter: Config, known: Iterable[str], where: str) ->
             raise UnsupportedError(f"{where}: option {key!r} is not known to this version{hint}")
 
 
-def _refuse_active(config: Config, neutral: Mapping[str, Any], where: str) -> None:
+def refuse_lora(config: Config, where: str) -> None:
+    """Refuses variants of LoRA whose weights are merged in another way than LoRA's.
+
+    Raises:
+        UnsupportedError: naming the field that asks for one.
+    """
+    variants = {key: False for key in sorted(config) if _LORA_VARIANTS.fullmatch(key) and key not in _LORA_HARMLESS}
+    _refuse_active(config, {**_LORA, **variants}, where, advice=HOW_TO_MERGE)
+
+
+def _refuse_active(
+    config: Config, neutral: Mapping[str, Any], where: str, advice: str = "it changes what the model does"
+) -> None:
     for key, idle in neutral.items():
         value = config.get(key)
         if value is None or value == idle or (isinstance(value, (list, dict, str)) and not value):
             continue
-        raise UnsupportedError(f"{where}: {key} = {str(value)[:40]} is not supported; it changes what the model does")
+        raise UnsupportedError(f"{where}: {key} = {str(value)[:40]} is not supported; {advice}")

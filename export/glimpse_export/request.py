@@ -32,6 +32,7 @@ def export_options(words: Mapping[str, Any]) -> ExportOptions:
     return ExportOptions(
         model=words["model"],
         adapter=words["adapter"],
+        lora=words["lora"],
         revision=words["revision"],
         target=target,
         dialects=dialects,

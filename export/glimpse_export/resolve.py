@@ -8,6 +8,8 @@ from pathlib import Path
 
 from glimpse_export.download import fetch_snapshot
 from glimpse_export.errors import ModelNotFoundError
+from glimpse_export.lora import WEIGHTS as LORA_WEIGHTS
+from glimpse_export.lora_config import CONFIG as LORA_CONFIG
 from glimpse_models import MODELS, find
 from glimpse_runtime.errors import HubError
 from glimpse_runtime.hub_id import HubId, parse_hub_id
@@ -15,6 +17,7 @@ from glimpse_runtime.hub_id import HubId, parse_hub_id
 _PACKAGE = "package:"
 _BASE_FILES = ["*.json", "*.safetensors", "*.jinja"]
 _ADAPTER_FILES = ["config.json", "new_modules_gp.pt"]
+_LORA_FILES = [LORA_CONFIG, LORA_WEIGHTS]
 
 
 @dataclass(frozen=True)
@@ -24,10 +27,12 @@ class ModelFolders:
     Attributes:
         name: the model's name for the manifest.
         base: folder of the base checkpoint.
-        adapter: folder of the adapter.
+        adapter: folder of the GlimpsePrune adapter.
         licence: licence of the weights and its terms, ``unknown`` when they come from a folder.
         base_source: what the user or the registry called the base; never a path of this machine.
         adapter_source: the same for the adapter.
+        lora: folder of the LoRA adapter, None without one.
+        lora_source: what that was called.
     """
 
     name: str
@@ -36,6 +41,8 @@ class ModelFolders:
     licence: str
     base_source: str
     adapter_source: str
+    lora: Path | None = None
+    lora_source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,34 +53,59 @@ class _Found:
     source: str
 
 
-def resolve(model: str, adapter: str | None = None, revision: str | None = None) -> ModelFolders:
+def resolve(
+    model: str, adapter: str | None = None, revision: str | None = None, lora: str | None = None
+) -> ModelFolders:
     """Finds, and for a hub id downloads, the files of a model.
 
     Args:
         model: a name of the registry, a hub id ``owner/name`` or ``owner/name@revision``, or a folder.
         adapter: hub id or folder of the adapter; a registry name has its own, and a base folder may hold it.
         revision: branch, tag or commit of the model's hub repository, instead of the registry's.
+        lora: hub id or folder of a LoRA adapter of the base; a registry name may have its own.
 
     Raises:
         ModelNotFoundError: there is no such model or adapter, or it cannot be downloaded.
     """
+    _refuse_lora(model, "its base with --model")
+    _refuse_lora(adapter, "the GlimpsePrune adapter with --adapter")
     facts = find(model)
+    # The adapters first: what is wrong with them should not wait for the gigabytes of the base.
     if facts is not None and not Path(model).is_dir():
         chosen = _find(adapter or facts.adapter, _ADAPTER_FILES, None if adapter else facts.adapter_revision)
+        merged = _find_lora(lora or facts.lora, None if lora else facts.lora_revision)
         base = _find(facts.base, _BASE_FILES, revision or facts.revision)
-        return ModelFolders(
-            facts.name, base.folder, chosen.folder, f"{facts.licence}. {facts.terms}", base.source, chosen.source
-        )
-    # The adapter first: what is wrong with it should not wait for the gigabytes of the base.
-    chosen = _find(adapter or model, _ADAPTER_FILES, None if adapter else revision)
-    if adapter is None and not (chosen.folder / "new_modules_gp.pt").is_file():
-        raise ModelNotFoundError(
-            f"{model} comes without a GlimpsePrune adapter; name its folder or hub id with --adapter"
-        )
-    base = _find(model, _BASE_FILES, revision)
-    name = Path(model).name if Path(model).is_dir() else model.rsplit("/", 1)[-1].partition("@")[0]
-    licence = "unknown: see the checkpoint's model card"
-    return ModelFolders(name, base.folder, chosen.folder, licence, base.source, chosen.source)
+        name, licence = facts.name, f"{facts.licence}. {facts.terms}"
+    else:
+        chosen = _find(adapter or model, _ADAPTER_FILES, None if adapter else revision)
+        if adapter is None and not (chosen.folder / "new_modules_gp.pt").is_file():
+            raise ModelNotFoundError(
+                f"{model} comes without a GlimpsePrune adapter; name its folder or hub id with --adapter"
+            )
+        merged = _find_lora(lora, None)
+        base = _find(model, _BASE_FILES, revision)
+        name = Path(model).name if Path(model).is_dir() else model.rsplit("/", 1)[-1].partition("@")[0]
+        licence = "unknown: see the checkpoint's model card"
+    return ModelFolders(
+        name,
+        base.folder,
+        chosen.folder,
+        licence,
+        base.source,
+        chosen.source,
+        merged.folder if merged else None,
+        merged.source if merged else None,
+    )
+
+
+def _find_lora(place: str | None, revision: str | None) -> _Found | None:
+    return None if place is None else _find(place, _LORA_FILES, revision)
+
+
+def _refuse_lora(place: str | None, instead: str) -> None:
+    folder = Path(place or "").expanduser()
+    if place is not None and (folder / LORA_CONFIG).is_file() and not (folder / "config.json").is_file():
+        raise ModelNotFoundError(f"{place} holds a LoRA adapter; name it with --lora, and {instead}")
 
 
 def _find(place: str, patterns: list[str], revision: str | None) -> _Found:

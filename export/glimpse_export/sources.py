@@ -19,19 +19,23 @@ class Sources:
         base: of the base model's weight files, by file name.
         adapter: of the adapter's weights.
         tokenizer: of the tokenizer, None for a bundle without one.
+        lora: of the LoRA adapter's files, by file name; None without one.
     """
 
     base: Mapping[str, str]
     adapter: str
     tokenizer: str | None
+    lora: Mapping[str, str] | None = None
 
     @property
     def base_sha256(self) -> str:
         """One hash for all weight files, as the manifest's ``SourceSpec`` describes it."""
-        if len(self.base) == 1:
-            return next(iter(self.base.values()))
-        lines = [f"{sha256}  {name}\n" for name, sha256 in sorted(self.base.items())]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return next(iter(self.base.values())) if len(self.base) == 1 else _listed(self.base)
+
+    @property
+    def lora_sha256(self) -> str | None:
+        """The same for a LoRA adapter's files."""
+        return None if self.lora is None else _listed(self.lora)
 
 
 def read_sources(plan: Plan, progress: Callable[[str], None]) -> Sources:
@@ -51,4 +55,10 @@ def read_sources(plan: Plan, progress: Callable[[str], None]) -> Sources:
             )
         )
     tokenizer = one(plan.folders.base / TOKENIZER) if plan.options.tokenizer else None
-    return Sources(shards, one(plan.adapter.path), tokenizer)
+    lora = None if plan.lora is None else {path.name: one(path) for path in plan.lora.files}
+    return Sources(shards, one(plan.adapter.path), tokenizer, lora)
+
+
+def _listed(files: Mapping[str, str]) -> str:
+    lines = [f"{sha256}  {name}\n" for name, sha256 in sorted(files.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -38,7 +38,7 @@ class WeightStage:
         name: the stage's name.
         file: the file of weights.
         author: stores the weights in order and gives the graphs.
-        facts: what the bytes depend on beside the base weights, the model's dimensions and the code.
+        facts: what the bytes depend on beside base and LoRA weights, the model's dimensions and the code.
     """
 
     name: str
@@ -70,6 +70,7 @@ class WeightStage:
             "code": exporter_code(),
             "libraries": {library.__name__: library.__version__ for library in (np, ir, ml_dtypes)},
             "base": sources.base,
+            "lora": sources.lora,
             "model": [dataclasses.asdict(part) for part in (model.text, model.vision, model.glimpse, model.scorer)],
             "dialects": options.dialects,
             "trace": options.trace,

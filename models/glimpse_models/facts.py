@@ -37,6 +37,8 @@ class ModelFacts:
         precision: the recommended precision by target, in ``TARGETS``.
         revision: pinned revision of the base's hub repository, None for its main branch.
         adapter_revision: the same for the adapter.
+        lora: the same as ``base`` for a LoRA adapter that is merged into the base, None for none.
+        lora_revision: pinned revision of its hub repository.
     """
 
     name: str
@@ -48,6 +50,8 @@ class ModelFacts:
     precision: Mapping[str, Precision]
     revision: str | None = None
     adapter_revision: str | None = None
+    lora: str | None = None
+    lora_revision: str | None = None
 
 
 TARGETS = ("cpu", "ort-cuda", "tensorrt", "orin-8gb")

@@ -18,6 +18,7 @@ def _describe(facts: ModelFacts) -> str:
         by_precision.setdefault(str(precision), []).append(target)
     rows = [
         ("base", facts.base),
+        *([("lora", facts.lora)] if facts.lora else []),
         ("adapter", facts.adapter),
         (
             "size",

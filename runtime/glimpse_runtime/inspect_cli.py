@@ -19,15 +19,15 @@ def run(bundle: str | None, **options: Any) -> None:
     Reads the manifest and the certificate; needs no inference engine and loads no weights. Warnings go to standard
     error.
     """
-    import dataclasses
     import json
 
     from glimpse_runtime.inspection import inspect
     from glimpse_runtime.inspection_text import as_text
+    from glimpse_runtime.records import plain
 
     found = inspect(bundle, verify=options["verify"])
     if options["as_json"]:
-        click.echo(json.dumps(dataclasses.asdict(found), ensure_ascii=False))
+        click.echo(json.dumps(plain(found), ensure_ascii=False))
     else:
         click.echo(as_text(found))
     for warning in found.warnings:

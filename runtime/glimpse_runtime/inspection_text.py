@@ -24,6 +24,7 @@ def _parts(found: Inspection) -> Iterator[Iterable[str]]:
             ("model", f"{model.name} ({model.architecture})"),
             ("licence", model.licence),
             ("base", f"{source.base}, sha256 {source.base_sha256}"),
+            *([("lora", f"{source.lora}, sha256 {source.lora_sha256}")] if source.lora else []),
             ("adapter", f"{source.adapter}, sha256 {source.adapter_sha256}" if source.adapter else "none"),
             ("dialects", ", ".join(found.dialects)),
             ("layers", f"{found.layers}, of which 0..{found.lower_layers - 1} see all visual tokens"),

@@ -54,13 +54,16 @@ class SourceSpec:
     """Where the weights came from.
 
     ``base_sha256`` is the hash of the weight file, or for several files that of their list as ``sha256sum`` prints it,
-    sorted by name; ``adapter_sha256`` is the hash of the adapter's file.
+    sorted by name; ``adapter_sha256`` is the hash of the adapter's file. ``lora`` is the LoRA adapter that was merged
+    into the base, None for none, and ``lora_sha256`` the hash of the list of its files.
     """
 
     base: str
     base_sha256: str
     adapter: str | None
     adapter_sha256: str | None
+    lora: str | None = None
+    lora_sha256: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """A bundle's JSON files as frozen dataclasses: strict reading, and writing.
 
-A missing key, an unknown key or a value of another type is a ``BundleFormatError`` that names the key.
+A missing key, an unknown key or a value of another type is a ``BundleFormatError`` that names the key. A field with a
+default may be missing, and is not written where it has it: so a form can grow, and a bundle without what is new can
+still be read by versions that do not know it.
 """
 
 import dataclasses
@@ -18,7 +20,17 @@ Record = TypeVar("Record")
 
 def to_json(record: Any) -> str:
     """Returns a dataclass as readable JSON with a final newline."""
-    return json.dumps(dataclasses.asdict(record), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(plain(record), indent=2, ensure_ascii=False) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """Returns a dataclass as what JSON consists of, without fields that have their default."""
+    if dataclasses.is_dataclass(value):
+        kept = [field for field in dataclasses.fields(value) if getattr(value, field.name) != field.default]
+        return {field.name: plain(getattr(value, field.name)) for field in kept}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def read_versioned(cls: type[Record], text: str, where: str, key: str, version: int) -> Record:
@@ -45,7 +57,7 @@ def read_versioned(cls: type[Record], text: str, where: str, key: str, version: 
 
 
 def read_record(cls: type[Record], data: Any, where: str, path: str = "") -> Record:
-    """Makes a dataclass of JSON data: every key of it, no other, every value of its type.
+    """Makes a dataclass of JSON data: every key of it without a default, no other, every value of its type.
 
     Args:
         cls: a dataclass of numbers, strings, tuples, mappings and other such dataclasses.
@@ -59,12 +71,12 @@ def read_record(cls: type[Record], data: Any, where: str, path: str = "") -> Rec
     if not isinstance(data, dict):
         raise BundleFormatError(f"{where}: {path or 'top level'} must be an object, found {_kind(data)}")
     hints = typing.get_type_hints(cls)
-    names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in sorted(set(data) - names):
+    defaults = {field.name: field.default for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in sorted(set(data) - set(defaults)):
         raise BundleFormatError(f"{where}: unknown key {_join(path, key)}; it was written by another version")
-    for key in sorted(names - set(data)):
+    for key in sorted(key for key, default in defaults.items() if default is dataclasses.MISSING and key not in data):
         raise BundleFormatError(f"{where}: key {_join(path, key)} is missing; export the model again")
-    return cls(**{key: _value(hints[key], data[key], where, _join(path, key)) for key in names})
+    return cls(**{key: _value(hints[key], data[key], where, _join(path, key)) for key in data})
 
 
 def read_object(text: str, where: str) -> dict[str, Any]:

@@ -94,6 +94,8 @@ def command(checked: Plan, level: str) -> str:
     words = ["glimpse-export", "--model", folders.name if named else folders.base_source]
     if options.adapter or not named:
         words += ["--adapter", folders.adapter_source]
+    if options.lora and folders.lora_source:
+        words += ["--lora", folders.lora_source]
     for part in Precision.parts():
         words += [f"--{part.replace('_', '-')}-precision", getattr(options.precision, part)]
     for name in ("max_context", "max_visual_tokens"):
