@@ -71,7 +71,7 @@ def test_text_says_it_all(command: Command, copy: Path) -> None:
     for part in (
         "model pocket (qwen2_5_vl)",
         "licence Apache-2.0",
-        "base glimpse_models/pocket/checkpoint/base, sha256 1630279880f4",
+        "base glimpse_models/pocket/checkpoint/base, sha256 3b058a478eb6",
         "dialects ort",
         "after layer K = 2, from attention in layers 1, 2",
         "vision vision.onnx, fp32",
@@ -79,7 +79,7 @@ def test_text_says_it_all(command: Command, copy: Path) -> None:
         "in past.0..2.key/value float32 (1, 2, context, 32)",
         "out logits float32 (1, 448)",
         "kv_cache fp32",
-        "visual_tokens 1 256 576",
+        "visual_tokens 1 256 1,024",
         f"total {total_bytes:,}",
         "kv_cache 12.6 MB",
         "no certificate",
