@@ -1,6 +1,7 @@
 # ruff: noqa: E402
 """The learned pruning methods of pocket: what they are taught, that they learn, that the runtime computes the same."""
 
+import gc
 import json
 import math
 import shutil
@@ -188,15 +189,19 @@ def test_ranking_loss_counts_pairs_by_hand():
     assert ranking_loss(good, good) < ranking_loss(bad, good)
 
 
-def test_imitation_is_best_at_the_teachers_probabilities():
-    wanted = torch.tensor([[[0.9, 0.1, 0.02, 0.02]]])
-    logits = wanted.logit().requires_grad_()
-    (gradient,) = torch.autograd.grad(imitation_loss(logits, wanted), logits)
+def test_imitation_is_best_at_the_teachers_shares():
+    probabilities = torch.tensor([[[0.9, 0.6, 0.3, 0.2], [0.01, 0.01, 0.02, 0.01]]])
+    logits = (probabilities.log() + 5).requires_grad_()
+    (gradient,) = torch.autograd.grad(imitation_loss(logits, probabilities), logits)
     assert gradient.abs().max() < 1e-6
-    assert imitation_loss(logits, wanted) < imitation_loss(logits + 0.5, wanted)
+    shares = [0.45, 0.3, 0.15, 0.1], [0.2, 0.2, 0.4, 0.2]
+    entropy = [-sum(share * math.log(share) for share in question) for question in shares]
+    expected = (entropy[0] + 0.05 * entropy[1]) / 2  # of the second question the teacher finds a twentieth of a token
+    assert imitation_loss(logits, probabilities).item() == pytest.approx(expected)
 
 
 def test_the_command_writes_the_files(tmp_path, monkeypatch, capsys):
+    gc.collect()  # a closed session that the process which draws scenes inherited and freed would hang it
     monkeypatch.setattr(train_pruners, "SIZES", ((112, 112, 2), (112, 224, 1)))
     assert train_pruners.main(["--out", str(tmp_path), "--steps", "3"]) == 0
     found = capsys.readouterr()

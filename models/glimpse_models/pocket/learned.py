@@ -107,14 +107,19 @@ class Sdtp(Learned):
 
 
 def imitation_loss(logits: Tensor, probabilities: Tensor) -> Tensor:
-    """Return the cross entropy with the teacher's probabilities, both (batch, questions, tokens).
+    """Return the cross entropy between what the teacher wants and the logits, each as shares of a question's tokens.
 
-    The tokens that the teacher keeps weigh as much as all others of their question together: they are few.
+    Only their order is used, so shares suit better than a probability for each: a few tokens count, and thousands of
+    others do not drown them. A question for which the teacher finds nothing counts less.
+
+    Args:
+        logits: (batch, questions, tokens).
+        probabilities: The same shape, the teacher's.
     """
-    loss = functional.binary_cross_entropy_with_logits(logits, probabilities, reduction="none")
-    kept, rest = probabilities, 1 - probabilities
-    weight = kept / kept.sum(-1, keepdim=True).clamp(min=1) + rest / rest.sum(-1, keepdim=True).clamp(min=1)
-    return (loss * weight).sum(-1).mean()
+    total = probabilities.sum(-1)
+    wanted = probabilities / total.clamp(min=1e-3)[..., None]
+    loss = -(wanted * logits.log_softmax(-1)).sum(-1)
+    return (loss * total.clamp(max=1)).mean()
 
 
 def ranking_loss(scores: Tensor, saliency: Tensor) -> Tensor:

@@ -108,9 +108,10 @@ class Training:
 
 def train(training: Training, specs: Sequence[BatchSpec], seed: int) -> None:
     """Take a step for every batch, and say on stderr how it goes."""
-    training.begin(next(batches(specs[:1], 0, f"{seed}/pruners/scale")))
     scores, start = Scores(), time.monotonic()
     for step, batch in enumerate(batches(specs, 0, f"{seed}/pruners")):
+        if step == 0:
+            training.begin(batch)
         training.step(batch, RATE * schedule(step, len(specs), WARMUP, DECAY), scores)
         done = step + 1
         if done % LOG_EVERY == 0 or done == len(specs):
