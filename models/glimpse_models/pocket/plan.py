@@ -112,7 +112,7 @@ PLAN = (
     Phase("glimpse", "glimpse", (Part(_GLIMPSE, 1700),), 3e-3, 3e-3, warmup=20, decay=0.6),
     Phase("plus", "plus", (Part(_PLUS, 600),), 1e-3, 1e-3, warmup=20, decay=0.8),
 )
-PREPRUNED = Phase("prepruned", "prepruned", (Part(_GLIMPSE, 500),), 1e-3, 1e-3, warmup=20, decay=0.9)
+PREPRUNED = Phase("prepruned", "prepruned", (Part(_GLIMPSE, 360),), 1e-3, 1e-3, warmup=20, decay=0.9)
 """Not part of the plan: ``train_prepruned`` runs it on a finished checkpoint."""
 
 SMOKE = (
