@@ -94,6 +94,7 @@ def test_an_export_by_hub_ids(hub: Hub, command: Command, golden: Path, golden_b
 
 def test_a_revision_is_pinned(hub: Hub, tmp_path: Path) -> None:
     files = {"config.json": b"{}", "new_modules_gp.pt": b"adapter", "model.safetensors": b"old"}
+    files["pruner.sdtp.npz"] = b"weights of a method"
     old = hub.add("some/model", files, branch="v1")
     new = hub.add("some/model", {**files, "model.safetensors": b"new"})
     environment = hub.environment(tmp_path / "home")
@@ -109,6 +110,7 @@ def test_a_revision_is_pinned(hub: Hub, tmp_path: Path) -> None:
         assert (Path(base) / "model.safetensors").read_bytes() == (b"new" if commit == new else b"old")
         assert (base_source, name) == (f"some/model@{commit}", "model")
         assert (Path(adapter) / "new_modules_gp.pt").is_file()
+        assert (Path(adapter) / "pruner.sdtp.npz").is_file()
         assert adapter_source == f"some/model@{old if 'adapter' in arguments else commit}"
         assert lora == ["None", None]
     assert "the repository has no revision v9" in refusal(environment, model="some/model@v9")

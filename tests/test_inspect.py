@@ -94,7 +94,17 @@ def test_json_is_one_stable_object(command: Command, copy: Path) -> None:
     data = json.loads(done.stdout)
     assert set(data) == {
         *("folder", "format_version", "exporter", "model", "dialects", "layers", "lower_layers", "reduce_layer"),
-        *("selected_layers", "tokenizer", "precision", "graphs", "profiles", "files", "total_bytes", "memory"),
+        *(
+            "selected_layers",
+            "learned",
+            "tokenizer",
+            "precision",
+            "graphs",
+            "profiles",
+            "files",
+            "total_bytes",
+            "memory",
+        ),
         *("certificate", "warnings"),
     }
     manifest = json.loads((copy / "manifest.json").read_text())

@@ -72,7 +72,7 @@ def test_methods_and_first_stage(command: Command, image: Path) -> None:
     [
         (["--pruner", "darts"], "unknown pruning method 'darts'; there are glimpse"),
         (["--pruner", "dart"], "--max-keep-ratio"),
-        (["--pruner", "covipal", "--max-keep-ratio", "0.5"], "this bundle has no pruner.covipal.npz"),
+        (["--pruner", "covipal"], "--max-keep-ratio"),
         (["--pre", "dart"], "--pre-keep"),
         (["--pre", "fastv", "--pre-keep", "0.5"], "acts at the split"),
     ],

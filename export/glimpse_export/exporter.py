@@ -20,6 +20,7 @@ from glimpse_export.sources import read_sources
 from glimpse_export.stages import WEIGHT_STAGES, stage_and_dialect
 from glimpse_export.stamps import code_of, file_spec, stamp_of
 from glimpse_export.tokenizer import TOKENIZER, copy_tokenizer, read_prompt
+from glimpse_export.trained_pruners import copy_files
 from glimpse_export.work import WorkFolder, stage_folder
 from glimpse_runtime.atomic import write_text
 from glimpse_runtime.bundle import Bundle
@@ -103,6 +104,8 @@ def write_bundle(checked: Plan, draft: Manifest, work: WorkFolder, runner: Stage
         runner.run(stage.name, draft.stamps[stage.name], partial(stage.build, checked))
     if checked.options.tokenizer:
         runner.run("tokenizer", draft.stamps["tokenizer"], partial(_build_tokenizer, checked))
+    if checked.pruners:
+        runner.run("pruners", draft.stamps["pruners"], partial(copy_files, checked.pruners))
     folder = work.assemble(runner.paths)
     graphs: dict[str, dict[str, StageSpec]] = {name: {} for name in checked.options.dialects}
     for path in runner.paths.values():
@@ -125,6 +128,8 @@ def _draft(checked: Plan, progress: Progress) -> Manifest:
     stamps = {stage.name: stamp_of(stage.name, stage.stamp_facts(checked, sources)) for stage in WEIGHT_STAGES}
     if sources.tokenizer is not None:
         stamps["tokenizer"] = stamp_of("tokenizer", {"file": sources.tokenizer})
+    if sources.pruners:
+        stamps["pruners"] = stamp_of("pruners", {"files": sources.pruners})
     level = checked.options.certify
     if level != "off":
         facts = {"stages": stamps, "command": command(checked, level), "code": code_of("certify")}

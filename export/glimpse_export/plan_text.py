@@ -68,6 +68,7 @@ def _model(plan: Plan) -> Iterable[tuple[str, str]]:
             f"{len(scorer.taps)} blocks of {scorer.size}, taps {taps}, {'windowed' if scorer.windowed else 'global'}",
         ),
         ("upper", f"layers {lower}..{text.layers - 1} and {head}" if lower < text.layers else head),
+        *([("learned", ", ".join(path.name for path in plan.pruners))] if plan.pruners else ()),
     ]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 from glimpse_export.adapter import Adapter
 from glimpse_export.architecture import Architecture
@@ -19,6 +20,7 @@ from glimpse_export.precision import STORED_DTYPES
 from glimpse_export.profiles import make_profiles, token_pixels
 from glimpse_export.resolve import ModelFolders, resolve
 from glimpse_export.stages import WEIGHT_STAGES
+from glimpse_export.trained_pruners import find_files
 from glimpse_runtime.manifest import ImageRules, Profile
 
 
@@ -35,6 +37,7 @@ class Plan:
         checkpoint: the base weights, headers read; with a LoRA adapter merged as they are read.
         adapter: the GlimpsePrune adapter's weights.
         lora: the LoRA adapter, None without one.
+        pruners: files with trained weights of pruning methods, from the GlimpsePrune adapter's folder.
     """
 
     options: ExportOptions
@@ -45,6 +48,7 @@ class Plan:
     checkpoint: Checkpoint
     adapter: Adapter
     lora: Lora | None
+    pruners: tuple[Path, ...] = ()
 
     @property
     def embedding_dtype(self) -> str:
@@ -102,7 +106,8 @@ def plan(options: ExportOptions) -> Plan:
     adapter.check(architecture)
     profiles = make_profiles(options, architecture, images)
     images = _fitting(images, profiles["visual_tokens"].max)
-    checked = Plan(options, folders, architecture, images, profiles, checkpoint, adapter, lora)
+    pruners = find_files(folders.adapter, architecture.text.hidden_size)
+    checked = Plan(options, folders, architecture, images, profiles, checkpoint, adapter, lora, pruners)
     if options.budget is not None:
         require_fit(checked, options.budget)
     return checked

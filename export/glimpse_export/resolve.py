@@ -10,13 +10,14 @@ from glimpse_export.download import fetch_snapshot
 from glimpse_export.errors import ModelNotFoundError
 from glimpse_export.lora import WEIGHTS as LORA_WEIGHTS
 from glimpse_export.lora_config import CONFIG as LORA_CONFIG
+from glimpse_export.trained_pruners import PATTERN
 from glimpse_models import MODELS, find
 from glimpse_runtime.errors import HubError
 from glimpse_runtime.hub_id import HubId, parse_hub_id
 
 _PACKAGE = "package:"
 _BASE_FILES = ["*.json", "*.safetensors", "*.jinja"]
-_ADAPTER_FILES = ["config.json", "new_modules_gp.pt"]
+_ADAPTER_FILES = ["config.json", "new_modules_gp.pt", PATTERN]
 _LORA_FILES = [LORA_CONFIG, LORA_WEIGHTS]
 
 

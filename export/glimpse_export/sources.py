@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from glimpse_export.hashes import content_sha256
@@ -20,12 +20,14 @@ class Sources:
         adapter: of the adapter's weights.
         tokenizer: of the tokenizer, None for a bundle without one.
         lora: of the LoRA adapter's files, by file name; None without one.
+        pruners: of the trained weights of pruning methods, by file name.
     """
 
     base: Mapping[str, str]
     adapter: str
     tokenizer: str | None
     lora: Mapping[str, str] | None = None
+    pruners: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def base_sha256(self) -> str:
@@ -56,7 +58,8 @@ def read_sources(plan: Plan, progress: Callable[[str], None]) -> Sources:
         )
     tokenizer = one(plan.folders.base / TOKENIZER) if plan.options.tokenizer else None
     lora = None if plan.lora is None else {path.name: one(path) for path in plan.lora.files}
-    return Sources(shards, one(plan.adapter.path), tokenizer, lora)
+    pruners = {path.name: one(path) for path in plan.pruners}
+    return Sources(shards, one(plan.adapter.path), tokenizer, lora, pruners)
 
 
 def _listed(files: Mapping[str, str]) -> str:

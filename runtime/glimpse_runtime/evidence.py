@@ -92,7 +92,7 @@ class Evidence:
             shared["text"] = self._embedding.rows(question_ids(entry))
         if "weights" in pruner.needs:
             if pruner.name not in self._weights:
-                self._weights[pruner.name] = read_weights(self._bundle, pruner.name)
+                self._weights[pruner.name] = read_weights(self._bundle, pruner)
             shared |= {f"weights.{name}": array for name, array in self._weights[pruner.name].items()}
         return shared
 

@@ -9,6 +9,7 @@ from glimpse_runtime.certificate import HOW_TO_CERTIFY, Check, read_certificate
 from glimpse_runtime.locate import locate
 from glimpse_runtime.manifest import FileSpec, Manifest, ModelSpec, Profile, TensorSpec
 from glimpse_runtime.memory import kv_cache_bytes, memory_of_files
+from glimpse_runtime.pruners import method_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Inspection:
         lower_layers: those that see all visual tokens.
         reduce_layer: K, the layer after which tokens leave.
         selected_layers: layers whose attention the glimpse token reads.
+        learned: pruning methods that it has trained weights for.
         tokenizer: whether it takes text, not token ids alone.
         precision: name of the precision per stage and of the KV cache.
         graphs: the graphs by dialect and stage.
@@ -76,6 +78,7 @@ class Inspection:
     lower_layers: int
     reduce_layer: int
     selected_layers: tuple[int, ...]
+    learned: tuple[str, ...]
     tokenizer: bool
     precision: Mapping[str, str]
     graphs: Mapping[str, Mapping[str, StageReport]]
@@ -110,6 +113,7 @@ def inspect(bundle: str | Path | None = None, verify: bool = False) -> Inspectio
         lower_layers=manifest.text.lower_layers,
         reduce_layer=manifest.glimpse.reduce_layer,
         selected_layers=manifest.glimpse.selected_layers,
+        learned=tuple(name for name in map(method_of, sorted(manifest.files)) if name is not None),
         tokenizer=manifest.prompt is not None,
         precision=manifest.precision,
         graphs={

@@ -48,6 +48,15 @@ def export_plus(run: Path, folder: Path, threshold: float = DEFAULT_THRESHOLD) -
     return folder
 
 
+def export_adapter(run: Path, folder: Path, threshold: float) -> Path:
+    """Write the adapter folder of a training run alone, for a base that is there already."""
+    config = PocketConfig()
+    modules = GlimpseModules(config)
+    modules.load_state_dict(torch.load(run / "state.pt", weights_only=True)["weights"]["glimpse"])
+    _write_adapter(folder, config, modules, threshold)
+    return folder
+
+
 def write_checkpoint(
     folder: Path,
     config: PocketConfig,

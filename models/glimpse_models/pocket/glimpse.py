@@ -174,17 +174,19 @@ class GlimpseForward:
         taps: list[Tensor],
         batch: Batch,
         layers: Sequence[DecoderLayerWeights] | None = None,
+        cells: Tensor | None = None,
     ) -> Tensor:
         """Return the logits of the visual tokens, (batch * questions, tokens).
 
         Args:
             layout: Tables for segments one longer than the batch's.
-            rotary: The text rotary tables of a row, each (length, head).
+            rotary: The text rotary tables of a row, each (length, head), or (batch, 1, length, head).
             prefix: Ids before the image.
             visual: (batch, tokens, hidden).
             taps: Outputs of vision blocks, each (batch, tokens, vision hidden).
             batch: Its questions.
             layers: Parameters of the decoder layers (default the base model's).
+            cells: Places of the tokens on the grid, (batch, tokens), where not all of it enters layer 0.
         """
         config, pocket, dtype = self.pocket.config, self.pocket, visual.dtype
         layers = pocket.decoder_layers if layers is None else layers
@@ -205,8 +207,11 @@ class GlimpseForward:
                 hidden = pocket.decoder_layer(hidden, cos, sin, layout.mask, weights, config.heads)
         attention = torch.cat(maps, 2).transpose(2, 3).reshape(images * questions, layout.tokens, -1)
         repeated = [tap.repeat_interleave(questions, 0) for tap in taps]
-        grid_cos, grid_sin = scorer_rotary(config, layout.rows, layout.columns)
-        return self.score(attention, repeated, grid_cos.to(dtype), grid_sin.to(dtype)).float()
+        tables = [table.to(dtype) for table in scorer_rotary(config, layout.rows, layout.columns)]
+        if cells is not None:
+            tables = [table[cells].repeat_interleave(questions, 0)[:, None] for table in tables]
+        grid_cos, grid_sin = tables
+        return self.score(attention, repeated, grid_cos, grid_sin).float()
 
     def _attention(
         self,
@@ -225,10 +230,12 @@ class GlimpseForward:
         query = linear(
             normed.gather(1, rows[..., None].expand(-1, -1, normed.shape[-1])), weights.query, weights.query_bias
         ).view(batch, layout.questions, config.heads, head_dim)
-        query = rotate(query, cos[rows][:, :, None], sin[rows][:, :, None])
+        # The places of the text are the same in every row of the batch, whatever has entered before them.
+        text_cos, text_sin = (table.reshape(-1, *table.shape[-2:])[0] for table in (cos, sin))
+        query = rotate(query, text_cos[rows][:, :, None], text_sin[rows][:, :, None])
         image = slice(layout.prefix, layout.start)
         key = linear(normed[:, image], weights.key, weights.key_bias)
         key = key.view(batch, layout.tokens, config.kv_heads, head_dim).transpose(1, 2)
-        key = rotate(key, cos[image], sin[image]).repeat_interleave(config.heads // config.kv_heads, 1)
+        key = rotate(key, cos[..., image, :], sin[..., image, :]).repeat_interleave(config.heads // config.kv_heads, 1)
         scores: Tensor = torch.matmul(query.transpose(1, 2), key.mT) * head_dim**-0.5
         return scores.transpose(1, 2)

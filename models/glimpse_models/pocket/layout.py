@@ -6,7 +6,7 @@ and itself, at the positions it would have alone, so the row equals as many sepa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class Layout:
         vision_cos: Rotary table of the patches in window order, (patches, head).
         vision_sin: The same, sines.
         mask: What each position of a row may attend to, (length, length).
+        entered: Visual tokens that enter layer 0, None where all do.
     """
 
     rows: int
@@ -41,16 +42,22 @@ class Layout:
     vision_cos: Tensor
     vision_sin: Tensor
     mask: Tensor
+    entered: int | None = None
 
     @property
     def tokens(self) -> int:
-        """Visual tokens of the image."""
-        return self.rows * self.columns
+        """Visual tokens in a row."""
+        return self.rows * self.columns if self.entered is None else self.entered
 
     @property
     def start(self) -> int:
         """Index of the first question's first token in the row."""
         return self.prefix + self.tokens
+
+    def entering(self, count: int) -> Layout:
+        """Return the layout of rows into which only so many of the visual tokens enter, whichever they are."""
+        rows = torch.cat([torch.arange(self.prefix + count), torch.arange(self.start, len(self.mask))])
+        return replace(self, mask=self.mask[rows[:, None], rows], entered=count)
 
 
 def make_layout(config: PocketConfig, rows: int, columns: int, prefix: int, questions: int, segment: int) -> Layout:

@@ -186,11 +186,14 @@ class GlimpseTask(Task):
         rotary = text_rotary(self.trainee.config, row_positions(layout, shift))
         patches = patchify(batch.pixels, TRAINING_TYPE)
         logits = self.trainee.glimpse_forward(layout, rotary, self.prefix, patches, batch)
-        relevant = batch.relevant.reshape(logits.shape)
+        return self.mask(logits, batch.relevant.reshape(logits.shape), scores)
+
+    def mask(self, logits: Tensor, relevant: Tensor, scores: Scores, name: str = "") -> Tensor:
+        """Return the keep mask's loss on given logits, both (questions, tokens); ``name`` leads those of the scores."""
         loss = mask_loss(logits, relevant)
         kept, hits = logits > 0, (logits > 0) & relevant
-        scores.add("mask", loss.item())
-        scores.add("precision", hits.sum().item(), kept.sum().item())
-        scores.add("recall", hits.sum().item(), relevant.sum().item())
-        scores.add("kept", kept.sum().item(), kept.numel())
+        scores.add(f"{name}mask", loss.item())
+        scores.add(f"{name}precision", hits.sum().item(), kept.sum().item())
+        scores.add(f"{name}recall", hits.sum().item(), relevant.sum().item())
+        scores.add(f"{name}kept", kept.sum().item(), kept.numel())
         return loss

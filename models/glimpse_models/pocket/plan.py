@@ -7,7 +7,7 @@ from typing import Literal
 
 from glimpse_models.pocket.data import BatchSpec
 
-Objective = Literal["vision", "answers", "glimpse", "plus"]
+Objective = Literal["vision", "answers", "glimpse", "plus", "prepruned"]
 Size = tuple[int, int, int]
 """Height and width in pixels, and images per worker and step."""
 
@@ -112,6 +112,8 @@ PLAN = (
     Phase("glimpse", "glimpse", (Part(_GLIMPSE, 1700),), 3e-3, 3e-3, warmup=20, decay=0.6),
     Phase("plus", "plus", (Part(_PLUS, 600),), 1e-3, 1e-3, warmup=20, decay=0.8),
 )
+PREPRUNED = Phase("prepruned", "prepruned", (Part(_GLIMPSE, 360),), 1e-3, 1e-3, warmup=20, decay=0.9)
+"""Not part of the plan: ``train_prepruned`` runs it on a finished checkpoint."""
 
 SMOKE = (
     Phase("vision", "vision", (Part(((112, 112, 2),), 4),), 3e-3, 1.5e-3, warmup=2, decay=0.2),

@@ -12,10 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch.multiprocessing.spawn import spawn
-
 from glimpse_models.pocket.plan import PLAN, SMOKE, Phase
-from glimpse_models.pocket.trainer import Settings, run_worker
+from glimpse_models.pocket.trainer import Settings, run_workers
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -65,10 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         only=options.only,
         rendezvous=options.out / f".rendezvous-{os.getpid()}",
     )
-    spawn(  # type: ignore[no-untyped-call]
-        run_worker, (settings,), nprocs=settings.workers
-    )
-    settings.rendezvous.unlink(missing_ok=True)
+    run_workers(settings)
     if settings.only in (None, settings.phases[-1].name):
         from glimpse_models.pocket.checkpoint import export_plus, export_run
 

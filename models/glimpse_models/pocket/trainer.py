@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
 
 from glimpse_models.pocket.config import PocketConfig
 from glimpse_models.pocket.data import BatchSpec, RowEncoder, batches, draw_batch
@@ -37,6 +38,14 @@ class Settings:
     compiled: bool
     only: str | None
     rendezvous: Path
+
+
+def run_workers(settings: Settings) -> None:
+    """Run all phases in as many processes as the settings say."""
+    spawn(  # type: ignore[no-untyped-call]
+        run_worker, (settings,), nprocs=settings.workers
+    )
+    settings.rendezvous.unlink(missing_ok=True)
 
 
 def run_worker(rank: int, settings: Settings) -> None:

@@ -1,7 +1,7 @@
 """What a pruning method is, and what it sees of an image."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from glimpse_runtime.errors import PruningError
 from glimpse_runtime.types import Array, BoolArray, FloatArray, IntArray
@@ -120,6 +120,9 @@ class Pruner:
             more than ``PrunerInput.keep``.
         adaptive: its scores are logits to which the threshold, the cap and the minimum apply; only at the split.
             Others keep exactly the share that the request gives.
+        weights: of a method that needs ``weights``, the shape of each array by name, so that a file is checked when
+            it is exported and when it is read. A dimension is a name, or a sum such as ``hidden+size``; ``hidden`` is
+            the model's, the others are what the file makes of them. Left out, any arrays of finite numbers do.
     """
 
     name: str
@@ -128,6 +131,7 @@ class Pruner:
     source: str
     choose: Callable[[PrunerInput], Array]
     adaptive: bool = False
+    weights: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Refuses a description that cannot be run.
@@ -157,6 +161,15 @@ class Pruner:
         return any(need in GLIMPSE_NEEDS for need in self.needs)
 
 
+_WEIGHTS_FILE = ("pruner.", ".npz")
+
+
 def weights_file(method: str) -> str:
     """Returns the name of the file in a bundle that holds a method's trained weights."""
-    return f"pruner.{method}.npz"
+    return method.join(_WEIGHTS_FILE)
+
+
+def method_of(file: str) -> str | None:
+    """Returns the name of the method whose trained weights a file holds by its name; None for other files."""
+    first, last = _WEIGHTS_FILE
+    return file[len(first) : -len(last)] or None if file.startswith(first) and file.endswith(last) else None

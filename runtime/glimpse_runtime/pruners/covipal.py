@@ -6,8 +6,7 @@ each visual token v looks once at the question's embeddings T, and a perceptron 
 
     c = softmax((v q) (T k)^T / sqrt(size)) (T v)      S = gelu([v, c] w1 + b1) w2 + b2
 
-Weights come from ``pruner.covipal.npz`` in the bundle: q, k, v (hidden, size), w1 (hidden + size, inner), b1 (inner,),
-w2 (inner,), b2 (), all float.
+Weights come from ``pruner.covipal.npz`` in the bundle; ``WEIGHTS`` has their shapes.
 """
 
 import numpy as np
@@ -15,6 +14,16 @@ import numpy as np
 from glimpse_runtime.pruners.activation import gelu
 from glimpse_runtime.pruners.base import BEFORE, Pruner, PrunerInput
 from glimpse_runtime.types import FloatArray
+
+WEIGHTS = {
+    "q": ("hidden", "size"),
+    "k": ("hidden", "size"),
+    "v": ("hidden", "size"),
+    "w1": ("hidden+size", "inner"),
+    "b1": ("inner",),
+    "w2": ("inner",),
+    "b2": (),
+}
 
 
 def choose(given: PrunerInput) -> FloatArray:
@@ -36,4 +45,5 @@ PRUNER = Pruner(
     ("embeds", "text", "weights"),
     "CoViPAL, EMNLP 2025 Findings, arXiv 2508.17243",
     choose,
+    weights=WEIGHTS,
 )

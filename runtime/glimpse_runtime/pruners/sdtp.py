@@ -4,12 +4,17 @@ Tao et al., "Saliency-driven Dynamic Token Pruning for Large Language Models", a
 layers, trained with a ranking loss to follow gradient times input, scores the tokens' hidden states at several
 layers. A graph that is cut once has one such place, the split; a method before layer 0 can be the stage before it.
 
-Weights come from ``pruner.sdtp.npz`` in the bundle: w1 (hidden, inner), b1 (inner,), w2 (inner,), b2 (), all float.
+Where the image stands before the question, as in Qwen2.5-VL's prompts, the hidden states of its tokens know nothing of
+the question: the same tokens stay whatever is asked.
+
+Weights come from ``pruner.sdtp.npz`` in the bundle; ``WEIGHTS`` has their shapes.
 """
 
 from glimpse_runtime.pruners.activation import gelu
 from glimpse_runtime.pruners.base import SPLIT, Pruner, PrunerInput
 from glimpse_runtime.types import FloatArray
+
+WEIGHTS = {"w1": ("hidden", "inner"), "b1": ("inner",), "w2": ("inner",), "b2": ()}
 
 
 def choose(given: PrunerInput) -> FloatArray:
@@ -19,4 +24,4 @@ def choose(given: PrunerInput) -> FloatArray:
     return out
 
 
-PRUNER = Pruner("sdtp", SPLIT, ("hidden", "weights"), "SDTP, arXiv 2504.04514", choose)
+PRUNER = Pruner("sdtp", SPLIT, ("hidden", "weights"), "SDTP, arXiv 2504.04514", choose, weights=WEIGHTS)
