@@ -120,7 +120,7 @@ def test_glimpse_attention_equals_a_plain_prompt_with_one_more_token(encoder, ba
 
     forward = GlimpseForward(pocket, modules)
     forward.score = capture
-    table = layout(encoder, 8, 21)
+    table = layout(encoder, 8, 20)
     cos, sin = text_rotary(CONFIG, row_positions(table))
     patches = patchify(batch.pixels, torch.float32)
     logits = forward(table, (cos, sin), torch.tensor(encoder.prefix), patches, batch)

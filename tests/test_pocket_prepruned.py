@@ -44,7 +44,7 @@ def test_logits_equal_the_runtimes(method):
 
     model, modules = read_checkpoint()
     pocket, prefix = Pocket(CONFIG, model), torch.tensor(encoder.prefix)
-    layout = make_layout(CONFIG, 8, 12, len(prefix), 8, batch.ids.shape[2] + 1)
+    layout = make_layout(CONFIG, 8, 12, len(prefix), 8, batch.ids.shape[2])
     with torch.no_grad():
         visual, taps = pocket.encode(patchify(batch.pixels, torch.float32), layout, CONFIG.vision_taps)
         text = pocket.embed(ids, torch.float32)
@@ -65,7 +65,7 @@ def test_every_image_of_a_batch_has_tokens_of_its_own():
     batch = draw_batch(Random(6), encoder, BatchSpec(112, 224, 2))
     model, modules = read_checkpoint()
     pocket, prefix = Pocket(CONFIG, model), torch.tensor(encoder.prefix)
-    layout = make_layout(CONFIG, 4, 8, len(prefix), 8, batch.ids.shape[2] + 1)
+    layout = make_layout(CONFIG, 4, 8, len(prefix), 8, batch.ids.shape[2])
     rotary, forward = text_rotary(CONFIG, row_positions(layout, 3)), GlimpseForward(pocket, modules)
     cells = torch.tensor([sorted(Random(image).sample(range(32), 16)) for image in range(2)])
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from glimpse_models.pocket.config import CELL, PATCH, special_id
 from glimpse_models.pocket.questions import TYPES, Question, ask
-from glimpse_models.pocket.relevant import relevant_tokens
+from glimpse_models.pocket.relevant import MARGIN, relevant_tokens
 from glimpse_models.pocket.scenes import Contents, Scene, SceneObject, make_scene
 from glimpse_models.pocket.sprites import COLOURS, KINDS
 from glimpse_models.pocket.texts import DIGITS, LETTERS, LONGEST_TEXT, Split
@@ -45,7 +45,7 @@ class Batch(NamedTuple):
         last: (batch, questions) index of the last prompt token.
         types: (batch, questions) index into ``TYPES``.
         dense: (batch, targets, patch rows, patch columns) class of each patch for each dense target.
-        relevant: (batch, questions, rows, columns) visual tokens that the answer's boxes touch.
+        relevant: (batch, questions, rows, columns) visual tokens that the answer's boxes touch, with a margin.
     """
 
     pixels: Tensor
@@ -135,7 +135,10 @@ def collate(encoder: RowEncoder, samples: Sequence[tuple[Scene, Sequence[Questio
         dense=torch.from_numpy(np.stack([dense_targets(scene.objects, height, width) for scene, _ in samples])),
         relevant=torch.from_numpy(
             np.stack(
-                [[relevant_tokens(q.boxes, (width, height), *grid) for q in questions] for _, questions in samples]
+                [
+                    [relevant_tokens(q.boxes, (width, height), *grid, MARGIN) for q in questions]
+                    for _, questions in samples
+                ]
             )
         ),
     )

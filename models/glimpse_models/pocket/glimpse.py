@@ -9,12 +9,20 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from glimpse_models.pocket.config import NORM_EPS, PocketConfig
 from glimpse_models.pocket.data import Batch
 from glimpse_models.pocket.layout import Layout, scorer_rotary
-from glimpse_models.pocket.model import DecoderLayerWeights, Pocket, attention, linear, rms_norm, rotate, swiglu
+from glimpse_models.pocket.model import (
+    DecoderLayerWeights,
+    Pocket,
+    attention,
+    feed_forward,
+    linear,
+    rms_norm,
+    rotate,
+    swiglu,
+)
 
 
 class _Linear(nn.Linear):
@@ -134,21 +142,6 @@ class GlimpseModules(nn.Module):
         return logits
 
 
-def insert_glimpse(ids: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut segments after the prompt and mark where the glimpse token goes.
-
-    Args:
-        ids: (batch, questions, segment).
-        last: (batch, questions) index of the last prompt token.
-
-    Returns:
-        The ids, one longer, with a hole for the glimpse token (what follows it is never seen by it), and
-        a one-hot marker of the hole, (batch, questions, segment + 1).
-    """
-    longer = functional.pad(ids, (0, 1))
-    return longer, functional.one_hot(last + 1, longer.shape[-1])
-
-
 class GlimpseForward:
     """Scores the visual tokens of a batch for each question, on top of a frozen base model."""
 
@@ -179,7 +172,7 @@ class GlimpseForward:
         """Return the logits of the visual tokens, (batch * questions, tokens).
 
         Args:
-            layout: Tables for segments one longer than the batch's.
+            layout: Tables of the batch's rows.
             rotary: The text rotary tables of a row, each (length, head), or (batch, 1, length, head).
             prefix: Ids before the image.
             visual: (batch, tokens, hidden).
@@ -190,22 +183,24 @@ class GlimpseForward:
         """
         config, pocket, dtype = self.pocket.config, self.pocket, visual.dtype
         layers = pocket.decoder_layers if layers is None else layers
-        ids, marker = insert_glimpse(batch.ids, batch.last)
-        rows = pocket.row(prefix, visual, pocket.embed(ids, dtype))
-        images, questions, _ = ids.shape
-        at_glimpse = functional.pad(marker.reshape(images, -1), (layout.start, 0)).to(dtype)[..., None]
-        vectors = self.modules.vectors().to(dtype)
-        hidden = rows * (1 - at_glimpse)
+        hidden = pocket.row(prefix, visual, pocket.embed(batch.ids, dtype))
         cos, sin = (table.to(dtype) for table in rotary)
+        images, questions, _ = batch.ids.shape
+        last = layout.start + layout.segment * torch.arange(questions) + batch.last
+        # The places of the text are the same in every row of the batch, whatever has entered before them.
+        after = [table.reshape(-1, *table.shape[-2:])[0][last + 1][:, :, None] for table in (cos, sin)]
+        glimpse, vectors = hidden.new_zeros(images, questions, config.hidden_size), self.modules.vectors().to(dtype)
         maps: list[Tensor] = []
         for index, weights in enumerate(layers[: config.reduce_layer + 1]):
             if index in config.glimpse_layers:
-                hidden = hidden + at_glimpse * vectors[config.glimpse_layers.index(index)]
+                glimpse = glimpse + vectors[config.glimpse_layers.index(index)]
+            look = _Look(config, weights, hidden, (cos, sin), glimpse, (after[0], after[1]))
             if index in config.selected_layers:
-                maps.append(self._attention(weights, hidden, at_glimpse, cos, sin, layout))
+                maps.append(look.scores[..., layout.prefix : layout.start])
             if index < config.reduce_layer:
+                glimpse = feed_forward(glimpse + look.attend(layout.mask[last]), weights)
                 hidden = pocket.decoder_layer(hidden, cos, sin, layout.mask, weights, config.heads)
-        attention = torch.cat(maps, 2).transpose(2, 3).reshape(images * questions, layout.tokens, -1)
+        attention = torch.cat(maps, 1).permute(0, 2, 3, 1).reshape(images * questions, layout.tokens, -1)
         repeated = [tap.repeat_interleave(questions, 0) for tap in taps]
         tables = [table.to(dtype) for table in scorer_rotary(config, layout.rows, layout.columns)]
         if cells is not None:
@@ -213,29 +208,59 @@ class GlimpseForward:
         grid_cos, grid_sin = tables
         return self.score(attention, repeated, grid_cos, grid_sin).float()
 
-    def _attention(
+
+class _Look:
+    """What the glimpse tokens of a batch see of their rows in one decoder layer.
+
+    They have rows of their own, since no other row sees them: where the base is frozen, nothing but the glimpse's way
+    is differentiated.
+
+    Attributes:
+        scores: (batch, heads, questions, length) scaled products of the glimpse's queries with the keys of all rows.
+    """
+
+    def __init__(
         self,
+        config: PocketConfig,
         weights: DecoderLayerWeights,
         hidden: Tensor,
-        at_glimpse: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        layout: Layout,
-    ) -> Tensor:
-        """Return the glimpse rows' scaled attention logits to the image, (batch, questions, heads, tokens)."""
-        config = self.pocket.config
-        batch, head_dim = hidden.shape[0], config.head_dim
-        normed = rms_norm(hidden, weights.norm1)
-        rows = at_glimpse[..., 0].nonzero()[:, 1].view(batch, layout.questions)
-        query = linear(
-            normed.gather(1, rows[..., None].expand(-1, -1, normed.shape[-1])), weights.query, weights.query_bias
-        ).view(batch, layout.questions, config.heads, head_dim)
-        # The places of the text are the same in every row of the batch, whatever has entered before them.
-        text_cos, text_sin = (table.reshape(-1, *table.shape[-2:])[0] for table in (cos, sin))
-        query = rotate(query, text_cos[rows][:, :, None], text_sin[rows][:, :, None])
-        image = slice(layout.prefix, layout.start)
-        key = linear(normed[:, image], weights.key, weights.key_bias)
-        key = key.view(batch, layout.tokens, config.kv_heads, head_dim).transpose(1, 2)
-        key = rotate(key, cos[..., image, :], sin[..., image, :]).repeat_interleave(config.heads // config.kv_heads, 1)
-        scores: Tensor = torch.matmul(query.transpose(1, 2), key.mT) * head_dim**-0.5
-        return scores.transpose(1, 2)
+        rotary: tuple[Tensor, Tensor],
+        glimpse: Tensor,
+        after: tuple[Tensor, Tensor],
+    ) -> None:
+        """Compute queries, keys and values.
+
+        Args:
+            config: The architecture.
+            weights: Of the layer.
+            hidden: (batch, length, hidden) rows.
+            rotary: Their tables, (length, head) or (batch, 1, length, head).
+            glimpse: (batch, questions, hidden).
+            after: Its tables, (batch, questions, 1, head).
+        """
+        self._weights, self._group, self._size = weights, config.heads // config.kv_heads, config.head_dim
+        normed, own = rms_norm(hidden, weights.norm1), rms_norm(glimpse, weights.norm1)
+        query = rotate(self._split(linear(own, weights.query, weights.query_bias)), *after)
+        key = self._split(linear(normed, weights.key, weights.key_bias)).transpose(1, 2)
+        key = rotate(key, *rotary).repeat_interleave(self._group, 1)
+        own_key = rotate(self._split(linear(own, weights.key, weights.key_bias)), *after)
+        self._value = self._split(linear(normed, weights.value, weights.value_bias)).transpose(1, 2)
+        self._own_value = self._split(linear(own, weights.value, weights.value_bias))
+        scale = self._size**-0.5
+        self.scores = query.transpose(1, 2) @ key.mT * scale
+        self._own_score = (query * own_key.repeat_interleave(self._group, 2)).sum(-1, keepdim=True) * scale
+
+    def attend(self, seen: Tensor) -> Tensor:
+        """Return the attention's output for the glimpse tokens, (batch, questions, hidden).
+
+        Args:
+            seen: (batch, questions, length) which rows they may attend to, beside themselves.
+        """
+        scores = self.scores.masked_fill(~seen[:, None], torch.finfo(self.scores.dtype).min)
+        shares = torch.cat([scores, self._own_score.transpose(1, 2)], -1).softmax(-1)
+        mixed = shares[..., :-1] @ self._value.repeat_interleave(self._group, 1)
+        mixed = mixed + shares[..., -1:] * self._own_value.repeat_interleave(self._group, 2).transpose(1, 2)
+        return linear(mixed.transpose(1, 2).flatten(2), self._weights.out)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], -1, self._size)

@@ -54,18 +54,17 @@ class Teacher:
         self.pocket = Pocket(config, model, compiled)
         self.glimpse = GlimpseForward(self.pocket, modules, compiled)
         self.prefix = torch.tensor(RowEncoder().prefix)
-        self._layouts: dict[tuple[int, int, int], Layout] = {}
+        self._layouts: dict[tuple[int, int], Layout] = {}
 
     def __call__(self, batch: Batch) -> Lesson:
         """Run the model on a batch."""
-        layout = self._layout(batch, SEGMENT)
+        layout = self._layout(batch)
         pocket = self.pocket
         with torch.no_grad():
             visual, taps = pocket.encode(patchify(batch.pixels, self.dtype), layout, self.config.vision_taps)
             text = pocket.embed(batch.ids, self.dtype)
-            longer = self._layout(batch, SEGMENT + 1)
-            rotary = text_rotary(self.config, row_positions(longer))
-            logits = self.glimpse.logits(longer, rotary, self.prefix, visual, taps, batch)
+            rotary = text_rotary(self.config, row_positions(layout))
+            logits = self.glimpse.logits(layout, rotary, self.prefix, visual, taps, batch)
         hidden, saliency = self._saliency(layout, pocket.row(self.prefix, visual, text), batch.labels)
         return Lesson(
             visual=visual.float(),
@@ -94,9 +93,8 @@ class Teacher:
         image = image.detach()
         return image, (gradient.float() * image.float()).sum(-1).abs()
 
-    def _layout(self, batch: Batch, segment: int) -> Layout:
+    def _layout(self, batch: Batch) -> Layout:
         rows, columns = batch.pixels.shape[1] // CELL, batch.pixels.shape[2] // CELL
-        key = (rows, columns, segment)
-        if key not in self._layouts:
-            self._layouts[key] = make_layout(self.config, rows, columns, len(self.prefix), QUESTIONS, segment)
-        return self._layouts[key]
+        if (rows, columns) not in self._layouts:
+            self._layouts[rows, columns] = make_layout(self.config, rows, columns, len(self.prefix), QUESTIONS, SEGMENT)
+        return self._layouts[rows, columns]

@@ -198,7 +198,11 @@ def decoder_layer(
     key = rotate(key, cos, sin).repeat_interleave(group, 1)
     value = value.repeat_interleave(group, 1)
     mixed = attention(rotate(query, cos, sin), key, value, mask)
-    hidden = hidden + linear(mixed.transpose(1, 2).reshape(batch, length, size), weights.out)
+    return feed_forward(hidden + linear(mixed.transpose(1, 2).reshape(batch, length, size), weights.out), weights)
+
+
+def feed_forward(hidden: Tensor, weights: DecoderLayerWeights) -> Tensor:
+    """Run the second half of a decoder layer on (batch, length, hidden)."""
     x = rms_norm(hidden, weights.norm2)
     return hidden + linear(swiglu(linear(x, weights.gate), linear(x, weights.up)), weights.down)
 

@@ -80,8 +80,6 @@ class Scores:
 class Task(ABC):
     """One objective: computes the loss of a batch."""
 
-    extra_tokens = 0
-
     def __init__(self, trainee: Trainee, encoder: RowEncoder) -> None:
         """Prepare for batches of any size."""
         self.trainee = trainee
@@ -93,7 +91,7 @@ class Task(ABC):
         rows, columns = batch.pixels.shape[1] // CELL, batch.pixels.shape[2] // CELL
         if (rows, columns) not in self._layouts:
             self._layouts[rows, columns] = make_layout(
-                self.trainee.config, rows, columns, len(self.prefix), QUESTIONS, SEGMENT + self.extra_tokens
+                self.trainee.config, rows, columns, len(self.prefix), QUESTIONS, SEGMENT
             )
         return self._layouts[rows, columns]
 
@@ -168,8 +166,6 @@ class AnswerTask(VisionTask):
 
 class GlimpseTask(Task):
     """Learn to mark the visual tokens that the answer needs; the base model is frozen."""
-
-    extra_tokens = 1
 
     def modules(self) -> list[nn.Module]:
         """Return the modules that learn."""

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from glimpse_models.pocket.data import IGNORED, Batch
+from glimpse_models.pocket.data import Batch
 from glimpse_models.pocket.layout import row_positions, text_rotary
 from glimpse_models.pocket.losses import answer_loss, mask_loss
 from glimpse_models.pocket.model import patchify
@@ -26,8 +25,6 @@ THRESHOLD = 0.05
 
 class PlusTask(Task):
     """Learn to answer from what the glimpse keeps, and to keep what the answer needs."""
-
-    extra_tokens = 1
 
     def begin(self) -> None:
         """Start from the glimpse modules of pocket."""
@@ -55,10 +52,9 @@ class PlusTask(Task):
         relevant = batch.relevant.reshape(logits.shape)
         mask = mask_loss(logits, relevant)
         kept = choose(logits.detach().view(*batch.types.shape, -1), CAP, THRESHOLD)
-        ids, labels = functional.pad(batch.ids, (0, 1)), functional.pad(batch.labels, (0, 1), value=IGNORED)
-        rows = pocket.row(self.prefix, visual, pocket.embed(ids, TRAINING_TYPE))
+        rows = pocket.row(self.prefix, visual, pocket.embed(batch.ids, TRAINING_TYPE))
         hidden = decode_pruned(pocket, layers, layout, rotary, rows, batch.last, kept)
-        answers, right = answer_loss(pocket.logits(hidden), labels)
+        answers, right = answer_loss(pocket.logits(hidden), batch.labels)
         scores.add("answers", answers.item())
         scores.add("mask", mask.item())
         for index, name in enumerate(TYPES):

@@ -36,7 +36,7 @@ class Reference:
     def scores(self, batch: Batch) -> Tensor:
         """Return the probability that a visual token matters, (questions, tokens)."""
         rows, columns = self._grid(batch)
-        layout = make_layout(self.config, rows, columns, len(self.prefix), batch.ids.shape[1], SEGMENT + 1)
+        layout = make_layout(self.config, rows, columns, len(self.prefix), batch.ids.shape[1], SEGMENT)
         rotary = text_rotary(self.config, row_positions(layout))
         patches = patchify(batch.pixels, torch.float32)
         return self.glimpse(layout, rotary, self.prefix, patches, batch).sigmoid()
