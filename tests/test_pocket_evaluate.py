@@ -9,6 +9,7 @@ import pytest
 for package in ("onnxruntime", "skimage", "sklearn", "matplotlib"):
     pytest.importorskip(package)
 
+from glimpse_models.pocket import validate
 from glimpse_models.pocket.evaluate import evaluate, main, table
 from glimpse_models.pocket.questions import TYPES, ask
 from glimpse_models.pocket.scenes import make_scene, scene_rng
@@ -18,8 +19,7 @@ from glimpse_runtime import load
 @pytest.fixture(scope="module")
 def summaries():
     with load() as session:
-        evaluation = evaluate(session, 28, seed=0)
-    return {name: result.summary() for name, result in evaluation.results.items()}
+        return evaluate(session, 28, seed=0).summaries()
 
 
 def test_most_answers_are_right_with_and_without_pruning(summaries):
@@ -96,3 +96,15 @@ def test_another_way_of_pruning_is_one_more_line(capsys):
     last = capsys.readouterr().out.splitlines()[-1].split()
     assert last[:2] == ["uniform", "0.25"]
     assert float(last[-1]) == pytest.approx(0.75, abs=0.01)
+
+
+def test_validation_goes_by_threshold_on_scenes_of_its_own(capsys):
+    with load() as session:
+        found = validate.validate(session, 14, 0, thresholds=(0.5, 0.001))
+    assert list(found) == ["unpruned", "threshold 0.5", "threshold 0.001"]
+    assert found["threshold 0.5"]["pruned_share"] > found["threshold 0.001"]["pruned_share"] > 0
+    assert {summary["questions"] for summary in found.values()} == {14}
+    assert validate.main(["--samples", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["split"] == "validation"
+    assert list(report["results"]) == ["unpruned", *(f"threshold {value:g}" for value in validate.THRESHOLDS)]

@@ -2,6 +2,7 @@
 """Pocket-plus: training under pruning computes what pruned inference computes, and its updates are stored as PEFT's."""
 
 import json
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -13,6 +14,8 @@ for package in ("skimage", "sklearn", "matplotlib"):
 
 from safetensors.torch import load_file
 
+from glimpse_models.pocket import train_plus
+from glimpse_models.pocket.checkpoint import default_threshold, read_checkpoint
 from glimpse_models.pocket.config import PocketConfig
 from glimpse_models.pocket.data import IGNORED, BatchSpec, RowEncoder, draw_batch
 from glimpse_models.pocket.glimpse import GlimpseModules
@@ -20,10 +23,12 @@ from glimpse_models.pocket.layout import make_layout, row_positions, text_rotary
 from glimpse_models.pocket.lora import ALPHA, RANK, TARGETS, Lora
 from glimpse_models.pocket.losses import answer_loss
 from glimpse_models.pocket.model import Pocket, decoder_weights, make_model, patchify
+from glimpse_models.pocket.plan import PLUS, Part
 from glimpse_models.pocket.pruned import Kept, choose, decode_pruned
 from glimpse_models.pocket.reference import Reference
 
 CONFIG = PocketConfig()
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +113,22 @@ def test_updates_start_at_zero_and_are_stored_as_peft_stores_them(model, tmp_pat
             expected = published[f"{key}.weight"] + config["lora_alpha"] / config["r"] * up @ down
             torch.testing.assert_close(getattr(merged[layer], field), expected, atol=2e-2, rtol=2e-2)
     assert not tensors
+
+
+def test_the_command_starts_from_pocket_and_leaves_it_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_plus, "PLUS", replace(PLUS, parts=(Part(((112, 112, 2),), 2),)))
+    run = tmp_path / "run"
+    assert train_plus.main(["--out", str(run), "--steps", "1", "--workers", "1", "--eager"]) == 0
+    state = torch.load(run / "state.pt", weights_only=True)
+    assert state["done"] == {"plus": 1}
+    model, modules = read_checkpoint()
+    after = state["weights"]
+    for before, name in ((model, "model"), (modules, "glimpse")):
+        assert all(torch.equal(tensor, after[name][key]) for key, tensor in before.state_dict().items())
+    for key, tensor in modules.state_dict().items():
+        assert not torch.equal(tensor, after["plus"][key])
+        torch.testing.assert_close(tensor, after["plus"][key], atol=0.02, rtol=0.1)  # one step away
+    assert all(tensor.abs().max() > 0 for key, tensor in after["lora"].items() if key.startswith("up"))
+    assert load_file(run / "lora" / "adapter_model.safetensors")
+    assert (run / "adapter" / "new_modules_gp.pt").is_file()
+    assert default_threshold(run) == default_threshold()

@@ -8,8 +8,8 @@ pytest.importorskip("transformers")
 for package in ("skimage", "sklearn", "matplotlib"):
     pytest.importorskip(package)
 
-from glimpse_models.pocket.checkpoint import export_plus, export_run, read_checkpoint
-from glimpse_models.pocket.plan import PLAN, SMOKE
+from glimpse_models.pocket.checkpoint import export_run, read_checkpoint
+from glimpse_models.pocket.plan import PLAN, PLUS, PREPRUNED, SMOKE
 from glimpse_models.pocket.train import parse_args, planned
 from glimpse_models.pocket.trainer import Settings, run_worker
 
@@ -22,10 +22,10 @@ def settings(folder, *steps):
 
 
 def test_training_resumes_and_exports(tmp_path):
-    run_worker(0, settings(tmp_path, "vision=1", "answers=2", "glimpse=1", "plus=0"))
+    run_worker(0, settings(tmp_path, "vision=1", "answers=2", "glimpse=1"))
     first = torch.load(tmp_path / "state.pt", weights_only=True)
     assert first["done"] == {"vision": 1, "answers": 2, "glimpse": 1}
-    run_worker(0, settings(tmp_path, "vision=1", "answers=2", "glimpse=2", "plus=0"))
+    run_worker(0, settings(tmp_path, "vision=1", "answers=2", "glimpse=2"))
     second = torch.load(tmp_path / "state.pt", weights_only=True)
     assert second["done"]["glimpse"] == 2
     for name, tensor in first["weights"]["model"].items():
@@ -45,26 +45,9 @@ def test_training_resumes_and_exports(tmp_path):
     torch.testing.assert_close(modules.vectors(), modules.vectors())
 
 
-def test_pocket_plus_starts_from_pocket_and_leaves_it_alone(tmp_path):
-    run_worker(0, settings(tmp_path, "vision=1", "answers=2", "glimpse=1", "plus=0"))
-    before = torch.load(tmp_path / "state.pt", weights_only=True)["weights"]
-    run_worker(0, settings(tmp_path, "vision=1", "answers=2", "glimpse=1", "plus=1"))
-    after = torch.load(tmp_path / "state.pt", weights_only=True)["weights"]
-    for module in ("model", "glimpse"):
-        assert all(torch.equal(tensor, after[module][name]) for name, tensor in before[module].items())
-    for name, tensor in before["glimpse"].items():
-        assert not torch.equal(tensor, after["plus"][name])
-        torch.testing.assert_close(tensor, after["plus"][name], atol=0.02, rtol=0.1)  # one step away
-    moved = [name for name, tensor in before["lora"].items() if not torch.equal(tensor, after["lora"][name])]
-    assert any(name.startswith("up") for name in moved)
-    folder = export_plus(tmp_path, tmp_path / "plus")
-    assert (folder / "lora" / "adapter_model.safetensors").is_file()
-    assert (folder / "adapter" / "new_modules_gp.pt").is_file()
-
-
 def test_plans_learn_in_the_same_order():
     assert [phase.objective for phase in PLAN] == [phase.objective for phase in SMOKE]
-    for phase in (*PLAN, *SMOKE):
+    for phase in (*PLAN, *SMOKE, PLUS, PREPRUNED):
         specs = phase.specs()
         assert len(specs) == phase.steps
         assert all(spec.height % 112 == spec.width % 112 == 0 for spec in specs)

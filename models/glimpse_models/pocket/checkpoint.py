@@ -36,7 +36,7 @@ def export_run(run: Path, folder: Path, threshold: float = DEFAULT_THRESHOLD) ->
     return write_checkpoint(folder, config, model, modules, threshold)
 
 
-def export_plus(run: Path, folder: Path, threshold: float = DEFAULT_THRESHOLD) -> Path:
+def export_plus(run: Path, folder: Path, threshold: float) -> Path:
     """Write what a training run's pocket-plus adds to the base: ``lora/`` and ``adapter/``."""
     config = PocketConfig()
     weights = torch.load(run / "state.pt", weights_only=True)["weights"]

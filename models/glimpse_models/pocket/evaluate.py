@@ -76,9 +76,9 @@ class Evaluation:
 
     def add(self, sample: Sample) -> None:
         """Ask one question without pruning, with it, and under what bounds it."""
-        whole = self._ask("unpruned", sample, Pruning(enabled=False))
-        (kept,) = self._ask("pruned", sample, Pruning()).keep_masks
-        self._ask(f"cap {PAPER_CAP}", sample, Pruning(max_keep_ratio=PAPER_CAP))
+        whole = self.ask("unpruned", sample, Pruning(enabled=False))
+        (kept,) = self.ask("pruned", sample, Pruning()).keep_masks
+        self.ask(f"cap {PAPER_CAP}", sample, Pruning(max_keep_ratio=PAPER_CAP))
         (every,) = whole.keep_masks
         masks = {
             "boxes": relevant_tokens(sample.question.boxes, sample.image.size, *every.shape),
@@ -86,20 +86,32 @@ class Evaluation:
             "none": np.zeros_like(kept),
         }
         for name, mask in masks.items():
-            self._ask(name, sample, Pruning(keep_masks=[mask]))
-        self._ask("blind", sample, Pruning(enabled=False), seeing=False)
+            self.ask(name, sample, Pruning(keep_masks=[mask]))
+        self.ask("blind", sample, Pruning(enabled=False), seeing=False)
         if self.other is not None:
-            self._ask(_name(self.other), sample, self.other)
+            self.ask(_name(self.other), sample, self.other)
 
     def add_known_word(self, sample: Sample) -> None:
         """Ask for a word that training showed, without pruning and with it."""
-        self._ask("unpruned", sample, Pruning(enabled=False), KNOWN_WORD)
-        self._ask("pruned", sample, Pruning(), KNOWN_WORD)
-        self._ask(f"cap {PAPER_CAP}", sample, Pruning(max_keep_ratio=PAPER_CAP), KNOWN_WORD)
+        self.ask("unpruned", sample, Pruning(enabled=False), KNOWN_WORD)
+        self.ask("pruned", sample, Pruning(), KNOWN_WORD)
+        self.ask(f"cap {PAPER_CAP}", sample, Pruning(max_keep_ratio=PAPER_CAP), KNOWN_WORD)
 
-    def _ask(
+    def ask(
         self, name: str, sample: Sample, pruning: Pruning, column: str | None = None, seeing: bool = True
     ) -> PruneReport:
+        """Ask one question one way.
+
+        Args:
+            name: Of the way, in ``results``.
+            sample: The question.
+            pruning: The way.
+            column: Where to note the answer (default the question's type).
+            seeing: False shows no image.
+
+        Returns:
+            What pruning did.
+        """
         images = sample.image if seeing else ()
         answer = self.session.ask(images, sample.question.text, pruning=pruning, max_new_tokens=MAX_NEW_TOKENS)
         result, report = self.results[name], answer.pruning
@@ -114,6 +126,10 @@ class Evaluation:
                 relevant = relevant_tokens(sample.question.boxes, sample.image.size, *scores.shape)
                 result.pointed.append(bool(relevant.reshape(-1)[scores.argmax()]))
         return report
+
+    def summaries(self) -> dict[str, dict[str, Any]]:
+        """Return what was found by way; see ``Result.summary``."""
+        return {name: result.summary() for name, result in self.results.items()}
 
     def _shuffled(self, mask: Mask) -> Mask:
         return self.random.permutation(mask.reshape(-1)).reshape(mask.shape)
@@ -179,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         other = Pruning(max_keep_ratio=options.keep, method=method, pre=options.pre, pre_keep=options.pre_keep)
     with load(options.bundle) as session:
         evaluation = evaluate(session, options.samples, options.seed, options.split, sys.stderr.isatty(), other)
-    summaries = {name: result.summary() for name, result in evaluation.results.items()}
+    summaries = evaluation.summaries()
     if options.json:
         print(json.dumps({"split": options.split, "seed": options.seed, "results": summaries}, indent=2))
     else:

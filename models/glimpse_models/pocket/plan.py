@@ -93,7 +93,6 @@ _GLIMPSE: tuple[Size, ...] = (
     (560, 336, 4),
     (896, 896, 1),
 )
-_PLUS: tuple[Size, ...] = ((448, 448, 4), (224, 224, 8), (672, 672, 2), (336, 448, 4))
 
 PLAN = (
     Phase("vision", "vision", (Part(((224, 224, 8),), 2400),), 3e-3, 1.5e-3, warmup=40, decay=0.2, lettered=0.6),
@@ -110,14 +109,14 @@ PLAN = (
         lettered=0.3,
     ),
     Phase("glimpse", "glimpse", (Part(_GLIMPSE, 1700),), 3e-3, 3e-3, warmup=20, decay=0.6),
-    Phase("plus", "plus", (Part(_PLUS, 600),), 1e-3, 1e-3, warmup=20, decay=0.8),
 )
+PLUS = Phase("plus", "plus", (Part(_GLIMPSE, 600),), 1e-3, 1e-3, warmup=20, decay=0.8)
+"""Not part of the plan: ``train_plus`` runs it on a finished checkpoint."""
 PREPRUNED = Phase("prepruned", "prepruned", (Part(_GLIMPSE, 360),), 1e-3, 1e-3, warmup=20, decay=0.9)
-"""Not part of the plan: ``train_prepruned`` runs it on a finished checkpoint."""
+"""The same, for ``train_prepruned``."""
 
 SMOKE = (
     Phase("vision", "vision", (Part(((112, 112, 2),), 4),), 3e-3, 1.5e-3, warmup=2, decay=0.2),
     Phase("answers", "answers", (Part(((112, 112, 2), (112, 224, 2)), 6),), 3e-3, 1.5e-3, warmup=2, decay=0.5),
     Phase("glimpse", "glimpse", (Part(((112, 112, 2),), 4),), 3e-3, 3e-3, warmup=2, decay=0.5),
-    Phase("plus", "plus", (Part(((112, 112, 2),), 4),), 3e-3, 3e-3, warmup=2, decay=0.5),
 )

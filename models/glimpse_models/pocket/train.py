@@ -24,7 +24,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and scenes (default: %(default)s)")
     parser.add_argument("--save-every", type=int, default=100, metavar="STEPS", help="steps between checkpoints")
-    parser.add_argument("--only", help="stop after this phase (vision, answers, glimpse or plus)")
+    parser.add_argument("--only", help="stop after this phase (vision, answers or glimpse)")
     parser.add_argument("--eager", action="store_true", help="do not compile (slow; needs no C++ compiler)")
     parser.add_argument(
         "--steps",
@@ -65,11 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     run_workers(settings)
     if settings.only in (None, settings.phases[-1].name):
-        from glimpse_models.pocket.checkpoint import export_plus, export_run
+        from glimpse_models.pocket.checkpoint import export_run
 
         folder = export_run(options.out, options.out / "checkpoint")
-        plus = export_plus(options.out, options.out / "plus")
-        print(f"checkpoint written to {folder}, what pocket-plus adds to it to {plus}", file=sys.stderr)
+        print(f"checkpoint written to {folder}", file=sys.stderr)
     return 0
 
 
