@@ -67,7 +67,7 @@ def test_integer_weights_are_blocks_with_scales_and_sums(golden: Path, model: Pa
             by_hand += blocks * (BLOCK * bits // 8 + 4 + BLOCK_COPIES)
         else:
             by_hand += 4 * math.prod(shape)
-    checked = plan(options(model, precision=Precision.choose(name, vision=name)))
+    checked = plan(options(model, precision=Precision.choose(name, vision=name, lower_attention=name)))
     assert run_of(checked).weights == pytest.approx(by_hand, rel=1e-3)
 
 
@@ -127,7 +127,7 @@ def test_peak_of_the_export_is_the_largest_stage(model: Path) -> None:
     assert costs.peak_bytes == max(stage.peak_bytes for stage in costs.stages)
     assert costs.seconds > sum(stage.seconds for stage in costs.stages) > 0
     mixed = estimate(plan(options(model, precision=Precision.choose("int4", head="fp16"))))
-    assert mixed.stages[-1].precision == "lower int4, upper int4, head fp16"
+    assert mixed.stages[-1].precision == "lower int4, upper int4, head fp16, lower attention int8"
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,25 @@ def test_parts_have_their_own_precision(tmp_path: Path, photo: np.ndarray) -> No
     with load(out) as vlm:
         assert vlm.ask(photo, "Is there a star?").text
         assert vlm.memory_plan()["kv_cache_bytes"] > 0
-    assert Precision.choose("int4").vision == "int8"
+
+
+def test_int4_leaves_what_the_scorer_reads_in_eight_bits(bundles: dict[str, Path]) -> None:
+    chosen = Precision.choose("int4")
+    assert (chosen.vision, chosen.lower, chosen.lower_attention, chosen.upper) == ("int8", "int4", "int8", "int4")
+    assert Precision.choose("int4", lower="fp16").lower_attention == "fp16"
+    assert Precision.choose("fp32", lower="int4").lower_attention == "int8"
+    assert Precision.choose("int4", lower_attention="int4").lower_attention == "int4"
+    onnx = pytest.importorskip("onnx")
+    for stage, attention in (("lower", 8), ("upper", 4)):
+        graph = onnx.load(bundles["int4"] / f"{stage}.onnx", load_external_data=False).graph
+        bits = {
+            node.input[1]: attribute.i
+            for node in graph.node
+            for attribute in node.attribute
+            if node.op_type == "MatMulNBits" and attribute.name == "bits"
+        }
+        assert {count for name, count in bits.items() if ".self_attn." in name} == {attention}
+        assert {count for name, count in bits.items() if ".self_attn." not in name} == {4}
 
 
 def test_unknown_precisions_are_refused() -> None:

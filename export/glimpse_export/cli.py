@@ -70,6 +70,11 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
 )
 @click.option("--vision-precision", type=click.Choice(PRECISIONS), help="The same for the vision encoder.")
 @click.option("--lower-precision", type=click.Choice(PRECISIONS), help="The same for the decoder layers 0..K.")
+@click.option(
+    "--lower-attention-precision",
+    type=click.Choice(PRECISIONS),
+    help="The same for the attention of these; int8 without it, where they get int4.",
+)
 @click.option("--upper-precision", type=click.Choice(PRECISIONS), help="The same for the layers behind K.")
 @click.option("--head-precision", type=click.Choice(PRECISIONS), help="The same for the LM head.")
 @click.option("--kv-cache-precision", type=click.Choice(CACHE_PRECISIONS), help="Keys and values of past tokens.")

@@ -225,9 +225,10 @@ def _precision(plan: Plan, stage: str) -> str:
     chosen = plan.options.precision
     if stage == "text":
         parts = {part: getattr(chosen, part) for part in ("lower", "upper", "head")}
-        if len(set(parts.values())) == 1:
-            return chosen.lower
-        return ", ".join(f"{part} {name}" for part, name in parts.items())
+        same = len(set(parts.values())) == 1
+        whole = chosen.lower if same else ", ".join(f"{part} {name}" for part, name in parts.items())
+        attention = chosen.lower_attention
+        return whole if attention == chosen.lower else f"{whole}, lower attention {attention}"
     return {"embedding": plan.embedding_dtype, "vision": chosen.vision}.get(stage, DEFAULT_PRECISION)
 
 

@@ -85,13 +85,13 @@ def _limits(plan: Plan) -> Iterable[tuple[str, str]]:
 
 
 def _stages(costs: Estimate) -> Iterable[str]:
-    yield f"{'export':<15}{'file':<19}{'precision':<20}{'size':>12}{'peak memory':>14}{'time':>14}"
+    yield f"{'export':<15}{'file':<19}{'precision':<28}{'size':>12}{'peak memory':>14}{'time':>14}"
     for s in costs.stages:
         cells = f"{s.file_bytes / 1e6:>9,.1f} MB{gibibytes(s.peak_bytes):>14}{_time(s.seconds):>14}"
-        yield f"{s.name:<15}{s.file:<19}{s.precision:<20}{cells}"
-    yield f"{'first, once':<15}{'hash of the checkpoint':<65}{_time(costs.hash_seconds):>14}"
+        yield f"{s.name:<15}{s.file:<19}{s.precision:<28}{cells}"
+    yield f"{'first, once':<15}{'hash of the checkpoint':<73}{_time(costs.hash_seconds):>14}"
     cells = f"{costs.file_bytes / 1e6:>9,.1f} MB{gibibytes(costs.peak_bytes):>14}{_time(costs.seconds):>14}"
-    yield f"{'in all':<54}{cells}"
+    yield f"{'in all':<62}{cells}"
 
 
 def _run_time(plan: Plan, costs: Estimate) -> Iterable[str]:

@@ -9,6 +9,7 @@ CACHE_PRECISIONS = ("fp32", "fp16", "bf16")
 DEFAULT_PRECISION = "fp32"
 STORED_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 INTEGER = ("int8", "int4")
+BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4}
 # What the KV cache is stored in, by the precision of the whole, where it is not float32.
 _CACHES = {"fp16": "fp16"}
 _GPU_CACHES = {"fp16": "fp16", "bf16": "bf16", "int8": "fp16", "int4": "fp16"}
@@ -23,6 +24,7 @@ class Precision:
     Attributes:
         vision: matrices of the vision encoder.
         lower: matrices of the decoder layers 0..K.
+        lower_attention: those of their attention, where they differ.
         upper: matrices of the layers behind K.
         head: the LM head.
         kv_cache: keys and values of past tokens.
@@ -30,6 +32,7 @@ class Precision:
 
     vision: str = DEFAULT_PRECISION
     lower: str = DEFAULT_PRECISION
+    lower_attention: str = DEFAULT_PRECISION
     upper: str = DEFAULT_PRECISION
     head: str = DEFAULT_PRECISION
     kv_cache: str = DEFAULT_PRECISION
@@ -45,7 +48,8 @@ class Precision:
 
         Args:
             whole: one name for the whole model; None is fp32. With int4 the vision encoder gets int8: in four bits
-                its features lose what the scorer reads.
+                its features lose what the scorer reads. So does the attention of layers 0..K, where these get int4: the
+                scorer reads it, and little else decides what is kept.
             gpu: for GPUs alone, whose attention kernels take half precision: the KV cache is fp32 only where all is.
                 Elsewhere it is fp16 where all is, and fp32 otherwise.
             parts: a name for a part, which counts before ``whole``; None leaves it.
@@ -61,8 +65,15 @@ class Precision:
             if part not in chosen:
                 raise UnsupportedError(f"no part {part!r} has a precision of its own; parts: {', '.join(chosen)}")
             chosen[part] = name or chosen[part]
+        if not parts.get("lower_attention"):
+            chosen["lower_attention"] = "int8" if chosen["lower"] == "int4" else chosen["lower"]
         for part, name in {"precision": base, **chosen}.items():
             known = CACHE_PRECISIONS if part == "kv_cache" else PRECISIONS
             if name not in known:
                 raise UnsupportedError(f"unknown precision {name!r} for {part}; choose one of: {', '.join(known)}")
         return cls(**chosen)
+
+
+def coarsest(*names: str) -> str:
+    """Returns the precision of the fewest bits."""
+    return min(names, key=BITS.__getitem__)

@@ -136,7 +136,7 @@ def _text(plan: "Plan", weights: WeightLayout) -> Iterator[GraphBuilder]:
     vectors = plan.adapter.glimpse_vectors(architecture.glimpse) if architecture.glimpse.length else None
     for spelled in _dialects(plan):
         author = DecoderAuthor(architecture, plan.checkpoint, spelled, precision, context, options.trace)
-        lower = _graph("lower", spelled, weights, precision.lower)
+        lower = _graph("lower", spelled, weights, precision.lower, precision.lower_attention)
         author.lower(lower, vectors)
         yield lower
         upper = _graph("upper", spelled, weights, precision.upper, precision.head)

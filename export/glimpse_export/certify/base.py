@@ -39,7 +39,8 @@ class Layer:
     def __call__(self, hidden: torch.Tensor, weights: Weights, cache: "Cache | None" = None) -> torch.Tensor:
         """Runs it with some weights by their names in the checkpoint."""
         own = {name[len(self._prefix) :]: weights[name] for name in self.names}
-        extra = {} if cache is None else {"past_key_values": cache}
+        # The argument has the first name since transformers 5.24.
+        extra = {} if cache is None else {"cache" if "cache" in self._kwargs else "past_key_values": cache}
         out = torch.func.functional_call(self._module, own, (hidden, *self._args), {**self._kwargs, **extra})
         found: torch.Tensor = out[0] if isinstance(out, tuple) else out
         return found

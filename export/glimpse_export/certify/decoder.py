@@ -15,7 +15,7 @@ from glimpse_export.certify.record import Recorder
 from glimpse_export.certify.rows import Rows
 from glimpse_export.certify.stored import StoredWeights
 from glimpse_export.certify.weights import WeightCheck
-from glimpse_export.precision import INTEGER
+from glimpse_export.precision import INTEGER, coarsest
 from glimpse_runtime.manifest import Manifest, StageSpec
 from glimpse_runtime.positions import TextRope
 from glimpse_runtime.types import Array, FloatArray
@@ -43,7 +43,7 @@ class DecoderCheck:
         spec = stages[stage]
         self.graph = GraphFile(folder / spec.file)
         self.stored = StoredWeights(self.graph)
-        self._precision = manifest.precision[stage]
+        self._precision = matrices_precision(manifest, stage)
         self._architecture, self._weights = architecture, weights
         self._recorder, self._bounds = recorder, graph_bounds
         text = manifest.text
@@ -228,3 +228,9 @@ class DecoderCheck:
 def _rows(buffer: Array, count: int) -> Array:
     """The first rows of a KV buffer, without memory for the others."""
     return buffer if buffer.shape[2] == count else buffer[:, :, :count].copy()
+
+
+def matrices_precision(manifest: Manifest, stage: str) -> str:
+    """Returns the coarsest precision of the matrices of the lower or upper layers."""
+    parts = ("lower", "lower_attention") if stage == "lower" else (stage,)
+    return coarsest(*(manifest.precision[part] for part in parts))

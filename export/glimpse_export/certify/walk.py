@@ -12,7 +12,7 @@ from glimpse_export.certify.base import BaseModel, Cache, Layer
 from glimpse_export.certify.bounds import Bounds, bounds_for
 from glimpse_export.certify.compact import check_compact
 from glimpse_export.certify.decode import Answers, check_answers
-from glimpse_export.certify.decoder import DecoderCheck, State
+from glimpse_export.certify.decoder import DecoderCheck, State, matrices_precision
 from glimpse_export.certify.entering import entering
 from glimpse_export.certify.head import HeadCheck
 from glimpse_export.certify.inputs import Inputs, prepare
@@ -81,7 +81,7 @@ class Walk:
         self._weights = WeightCheck(checked.checkpoint.read, recorder)
         self._tensors = {name: as_tensor(tensor) for name, tensor in checked.adapter.tensors.items()}
         precision = manifest.precision
-        upstream = [precision[part] for part in ("vision", "lower", "kv_cache")]
+        upstream = [precision["vision"], matrices_precision(manifest, "lower"), precision["kv_cache"]]
         self._middle_bounds = self._bounds(*upstream)
         self._end_bounds = self._bounds(*upstream, precision["upper"], precision["head"])
 
@@ -164,7 +164,7 @@ class Walk:
         return bounds_for(self._dialect, *precisions)
 
     def _decoder(self, stage: str, layers: range) -> DecoderCheck:
-        parts = (self._manifest.precision[stage], self._manifest.precision["kv_cache"])
+        parts = (matrices_precision(self._manifest, stage), self._manifest.precision["kv_cache"])
         return DecoderCheck(
             stage,
             layers,

@@ -7,11 +7,11 @@ import torch
 
 from glimpse_export.certify.record import Recorder
 from glimpse_export.certify.stored import StoredWeights, as_tensor
+from glimpse_export.precision import BITS
 from glimpse_runtime.types import FloatArray
 
 MEASURE = "wrong_weights"
 _READERS = 2
-_BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4}
 
 
 class WeightCheck:
@@ -42,7 +42,7 @@ class WeightCheck:
         """
         total = 0
         for name, original in list(weights.items()):
-            least = _BITS[precision] if original.ndim > 1 else 32
+            least = BITS[precision] if original.ndim > 1 else 32
             weights[name], wrong = stored.compare(name, original)
             if stored.bits(name) < least:
                 wrong = original.numel()

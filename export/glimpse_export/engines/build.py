@@ -24,7 +24,13 @@ from glimpse_runtime.engines.store import EngineRecord, engine_file, engine_fold
 from glimpse_runtime.manifest import Manifest, StageSpec
 
 # Whose precision a stage's matrices have, in the manifest's names.
-_PARTS = {"vision": ("vision",), "score": ("score",), "lower": ("lower",), "upper": ("upper", "head"), "compact": ()}
+_PARTS = {
+    "vision": ("vision",),
+    "score": ("score",),
+    "lower": ("lower", "lower_attention"),
+    "upper": ("upper", "head"),
+    "compact": (),
+}
 _KIB = 1 << 10
 
 
@@ -105,7 +111,9 @@ def _check(report: NetworkReport, stage: str, spec: StageSpec, plugin: bool | No
     checks.check_interface(report, stage, spec)
     checks.check_consumed(report, stage)
     checks.check_compaction(report, stage, plugin)
-    checks.check_precision(report, stage, [manifest.precision[part] for part in _PARTS[stage]])
+    # Bundles of earlier exporters name no attention of its own.
+    parts = [manifest.precision[part] for part in _PARTS[stage] if part in manifest.precision]
+    checks.check_precision(report, stage, parts)
 
 
 def _config(found: Installed, builder: Any, spec: StageSpec, job: Job) -> Any:

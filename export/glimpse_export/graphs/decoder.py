@@ -64,6 +64,7 @@ class DecoderAuthor:
             trace: the graphs also give every layer's output at the rows of interest.
         """
         self._lower, self._upper = dialect.linear(precision.lower), dialect.linear(precision.upper)
+        self._lower_attention = dialect.linear(precision.lower_attention)
         self._head = dialect.linear(precision.head)
         self._context = context
         self._cache_dtype = STORED_DTYPES[precision.kv_cache]
@@ -194,6 +195,8 @@ class DecoderAuthor:
     def _linear(
         self, g: GraphBuilder, x: ir.Value, name: str, layer: int, bias: bool = False, bounded: bool = True
     ) -> ir.Value:
-        form = self._lower if layer < self._architecture.lower_layers else self._upper
+        form = self._upper
+        if layer < self._architecture.lower_layers:
+            form = self._lower_attention if ".self_attn." in name else self._lower
         added = self._vector(g, f"{name}.bias") if bias else None
         return form.multiply(g, x, self._checkpoint.matrix(f"{name}.weight"), added, bounded)
