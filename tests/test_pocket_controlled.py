@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib")
 
 from glimpse_models.pocket.controlled import SIDES, counting_scenes, resized_scenes
 from glimpse_models.pocket.questions import PLURALS, ask
-from glimpse_models.pocket.relevant import relevant_tokens
+from glimpse_models.pocket.relevant import BESIDE, MARGIN, TOUCHED, graded_tokens, relevant_tokens
 from glimpse_models.pocket.scenes import SceneObject, cut_out, free_corner
 from glimpse_models.pocket.sprites import SHAPES
 
@@ -133,3 +133,31 @@ def test_relevant_tokens_are_those_that_share_area_with_a_box(size, grid):
         ]
         assert np.array_equal(relevant_tokens([box], size, *grid), expected)
     assert not relevant_tokens([], size, *grid).any()
+
+
+def test_a_margin_widens_every_side():
+    wide = relevant_tokens([(60, 60, 80, 80)], (448, 336), 12, 16, margin=MARGIN)
+    assert np.array_equal(wide, relevant_tokens([(52, 52, 88, 88)], (448, 336), 12, 16))
+    assert wide.sum() == 9
+    assert relevant_tokens([(0, 0, 5, 5)], (448, 336), 12, 16, margin=MARGIN).sum() == 1
+
+
+def test_graded_scores_rise_with_what_a_token_shows():
+    left, top, right, bottom = box = (30, 40, 110, 66)
+    found = graded_tokens([box], (224, 168), 6, 8)
+    areas = [
+        [
+            max(0, min(right, x + 28) - max(left, x)) * max(0, min(bottom, y + 28) - max(top, y))
+            for x in range(0, 224, 28)
+        ]
+        for y in range(0, 168, 28)
+    ]
+    touched = relevant_tokens([box], (224, 168), 6, 8)
+    beside = relevant_tokens([box], (224, 168), 6, 8, MARGIN) & ~touched
+    np.testing.assert_allclose(found[touched], TOUCHED + (1 - TOUCHED) * np.array(areas)[touched] / np.max(areas))
+    np.testing.assert_allclose(found[beside], BESIDE)
+    assert found.max() == 1
+    assert not found[~touched & ~beside].any()
+    both = graded_tokens([box, (150, 100, 170, 120)], (224, 168), 6, 8)
+    assert np.array_equal(both, np.maximum(found, graded_tokens([(150, 100, 170, 120)], (224, 168), 6, 8)))
+    assert not graded_tokens([], (224, 168), 6, 8).any()

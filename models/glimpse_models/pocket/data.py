@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from glimpse_models.pocket.config import CELL, PATCH, special_id
 from glimpse_models.pocket.questions import TYPES, Question, ask
-from glimpse_models.pocket.relevant import MARGIN, relevant_tokens
+from glimpse_models.pocket.relevant import MARGIN, graded_tokens, relevant_tokens
 from glimpse_models.pocket.scenes import Contents, Scene, SceneObject, make_scene
-from glimpse_models.pocket.sprites import COLOURS, KINDS
+from glimpse_models.pocket.sprites import COLOURS, KINDS, Box
 from glimpse_models.pocket.texts import DIGITS, LETTERS, LONGEST_TEXT, Split
 from glimpse_models.pocket.tokenizer import END_OF_TEXT, TURN_END, build_tokenizer, prompt_parts
 
@@ -46,6 +46,7 @@ class Batch(NamedTuple):
         types: (batch, questions) index into ``TYPES``.
         dense: (batch, targets, patch rows, patch columns) class of each patch for each dense target.
         relevant: (batch, questions, rows, columns) visual tokens that the answer's boxes touch, with a margin.
+        wanted: The same shape: what they should score, 0 to 1.
     """
 
     pixels: Tensor
@@ -55,6 +56,7 @@ class Batch(NamedTuple):
     types: Tensor
     dense: Tensor
     relevant: Tensor
+    wanted: Tensor
 
 
 @dataclass(frozen=True)
@@ -133,15 +135,15 @@ def collate(encoder: RowEncoder, samples: Sequence[tuple[Scene, Sequence[Questio
         last=torch.tensor([[segment[2] for segment in row] for row in segments]),
         types=torch.tensor([[TYPES.index(q.type) for q in questions] for _, questions in samples]),
         dense=torch.from_numpy(np.stack([dense_targets(scene.objects, height, width) for scene, _ in samples])),
-        relevant=torch.from_numpy(
-            np.stack(
-                [
-                    [relevant_tokens(q.boxes, (width, height), *grid, MARGIN) for q in questions]
-                    for _, questions in samples
-                ]
-            )
-        ),
+        relevant=_marked(samples, lambda boxes: relevant_tokens(boxes, (width, height), *grid, MARGIN)),
+        wanted=_marked(samples, lambda boxes: graded_tokens(boxes, (width, height), *grid)),
     )
+
+
+def _marked(
+    samples: Sequence[tuple[Scene, Sequence[Question]]], mark: Callable[[Sequence[Box]], npt.NDArray[Any]]
+) -> Tensor:
+    return torch.from_numpy(np.stack([[mark(q.boxes) for q in questions] for _, questions in samples]))
 
 
 def draw_batch(rng: Random, encoder: RowEncoder, spec: BatchSpec, split: Split = "train") -> Batch:

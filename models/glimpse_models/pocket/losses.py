@@ -9,7 +9,6 @@ from torch.nn import functional
 from glimpse_models.pocket.data import DENSE_CLASSES, IGNORED
 
 _BACKGROUND_WEIGHT = 0.1
-_BCE_WEIGHT = 0.1
 _EXTRA_WEIGHT = 0.3
 """What a kept irrelevant token weighs in the mask loss; a dropped relevant one weighs the rest."""
 
@@ -60,15 +59,21 @@ def answer_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return per_answer.mean(), right.all(-1)
 
 
-def mask_loss(logits: Tensor, relevant: Tensor) -> Tensor:
-    """Score the keep mask, logits and targets (questions, tokens).
+def mask_loss(logits: Tensor, relevant: Tensor, wanted: Tensor) -> Tensor:
+    """Score the keep mask; all are (questions, tokens).
 
-    A Tversky loss, which is dice with a dropped relevant token dearer than a kept irrelevant one, and a little binary
-    cross entropy.
+    A Tversky loss, which is dice with a dropped relevant token dearer than a kept irrelevant one, decides what is kept;
+    binary cross entropy with graded scores decides what comes first.
+
+    Args:
+        logits: Of the scorer.
+        relevant: Which tokens to keep.
+        wanted: What they should score, 0 to 1.
     """
     target = relevant.float()
     probability = logits.sigmoid()
     hits = (probability * target).sum(-1)
     extra, missed = probability.sum(-1) - hits, target.sum(-1) - hits
     tversky = 1 - (hits + 1e-6) / (hits + _EXTRA_WEIGHT * extra + (1 - _EXTRA_WEIGHT) * missed + 1e-6)
-    return tversky.mean() + _BCE_WEIGHT * functional.binary_cross_entropy_with_logits(logits, target)
+    entropy = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(-1)
+    return (tversky + entropy / (wanted.sum(-1) + 1)).mean()

@@ -182,11 +182,11 @@ class GlimpseTask(Task):
         rotary = text_rotary(self.trainee.config, row_positions(layout, shift))
         patches = patchify(batch.pixels, TRAINING_TYPE)
         logits = self.trainee.glimpse_forward(layout, rotary, self.prefix, patches, batch)
-        return self.mask(logits, batch.relevant.reshape(logits.shape), scores)
+        return self.mask(logits, batch.relevant.reshape(logits.shape), batch.wanted.reshape(logits.shape), scores)
 
-    def mask(self, logits: Tensor, relevant: Tensor, scores: Scores, name: str = "") -> Tensor:
-        """Return the keep mask's loss on given logits, both (questions, tokens); ``name`` leads those of the scores."""
-        loss = mask_loss(logits, relevant)
+    def mask(self, logits: Tensor, relevant: Tensor, wanted: Tensor, scores: Scores, name: str = "") -> Tensor:
+        """Return ``mask_loss``; ``name`` leads the names of the scores."""
+        loss = mask_loss(logits, relevant, wanted)
         kept, hits = logits > 0, (logits > 0) & relevant
         scores.add(f"{name}mask", loss.item())
         scores.add(f"{name}precision", hits.sum().item(), kept.sum().item())

@@ -50,7 +50,7 @@ class PlusTask(Task):
             visual, taps = pocket.encode(patches, layout, trainee.config.vision_taps)
         logits = trainee.plus_forward.logits(layout, rotary, self.prefix, visual, taps, batch, layers)
         relevant = batch.relevant.reshape(logits.shape)
-        mask = mask_loss(logits, relevant)
+        mask = mask_loss(logits, relevant, batch.wanted.reshape(logits.shape))
         kept = choose(logits.detach().view(*batch.types.shape, -1), CAP, THRESHOLD)
         rows = pocket.row(self.prefix, visual, pocket.embed(batch.ids, TRAINING_TYPE))
         hidden = decode_pruned(pocket, layers, layout, rotary, rows, batch.last, kept)

@@ -67,19 +67,20 @@ class PrePrunedTask(GlimpseTask):
         """Return the mean of the keep mask's losses for the whole image and for half of it."""
         trainee, layout = self.trainee, self.layout(batch)
         trainee.model.requires_grad_(False)
-        forward, relevant = trainee.glimpse_forward, batch.relevant.flatten(2)
+        forward, relevant, wanted = trainee.glimpse_forward, batch.relevant.flatten(2), batch.wanted.flatten(2)
         rotary = text_rotary(trainee.config, row_positions(layout, shift))
         with torch.no_grad():
             patches = patchify(batch.pixels, TRAINING_TYPE)
             visual, taps = trainee.pocket.encode(patches, layout, trainee.config.vision_taps)
         logits = forward.logits(layout, rotary, self.prefix, visual, taps, batch)
-        whole = self.mask(logits, relevant.flatten(0, 1), scores)
+        whole = self.mask(logits, relevant.flatten(0, 1), wanted.flatten(0, 1), scores)
         cells = self._entering(batch, visual, layout)
         rotary, half = entered_rotary(layout, rotary, cells), layout.entering(cells.shape[1])
         visual, *taps = (x.gather(1, cells[..., None].expand(-1, -1, x.shape[-1])) for x in (visual, *taps))
         logits = forward.logits(half, rotary, self.prefix, visual, taps, batch, cells=cells)
-        entered = relevant.gather(2, cells[:, None].expand(-1, relevant.shape[1], -1))
-        return (whole + self.mask(logits, entered.flatten(0, 1), scores, "half ")) / 2
+        entered = cells[:, None].expand(-1, relevant.shape[1], -1)
+        marks = [marked.gather(2, entered).flatten(0, 1) for marked in (relevant, wanted)]
+        return (whole + self.mask(logits, marks[0], marks[1], scores, "half ")) / 2
 
     def _entering(self, batch: Batch, visual: Tensor, layout: Layout) -> Tensor:
         """Run the next first stage; one that reads the question reads one of each image's."""
