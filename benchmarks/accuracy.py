@@ -24,7 +24,8 @@ from comparison.measure import measure
 from comparison.progress import Progress
 from comparison.ways import METHOD, REFERENCE, TWO_STAGE, Check, Way, choose
 
-from glimpse_export.precision import PRECISIONS
+from glimpse_export.errors import UnsupportedError
+from glimpse_export.precision import Precision
 from glimpse_models.pocket.heldout import samples
 from glimpse_models.pocket.questions import TYPES
 from glimpse_models.pocket.texts import SPLITS
@@ -56,9 +57,21 @@ def precisions(context: click.Context, parameter: click.Parameter, text: str) ->
     """Reads a list of precisions."""
     found = names(context, parameter, text)
     for name in found:
-        if name not in PRECISIONS:
-            raise click.BadParameter(f"{name!r} is none of {', '.join(PRECISIONS)}")
+        try:
+            read_precision(name)
+        except UnsupportedError as error:
+            raise click.BadParameter(str(error)) from None
     return found
+
+
+def read_precision(word: str) -> Precision:
+    """Returns the precision that a word names: ``int4``, or with parts of their own ``int4:lower=int8:head=fp16``.
+
+    Raises:
+        UnsupportedError: there is no such precision or part.
+    """
+    whole, *parts = word.split(":")
+    return Precision.choose(whole, **{name: value for name, _, value in (part.partition("=") for part in parts)})
 
 
 def place(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
@@ -79,7 +92,13 @@ def place(context: click.Context, parameter: click.Parameter, path: Path | None)
 @click.option("--bundle", help="Folder or hub id; without it the packaged pocket bundle.")
 @click.option("--device", default="cpu", type=click.Choice(DEVICES), help="Where to run.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads per operator; the engine's choice without it.")
-@click.option("--precisions", "wanted", default="", callback=precisions, help="Precisions to export and compare.")
+@click.option(
+    "--precisions",
+    "wanted",
+    default="",
+    callback=precisions,
+    help="Precisions to export and compare; int4:lower=int8 gives a part its own.",
+)
 @click.option("--model", default="pocket", help="What --precisions exports: a name, folder or hub id.")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), callback=place, help="Write the JSON object to a file."
@@ -148,7 +167,7 @@ def compare_precisions(
     from comparison import precisions as by_precision
 
     with tempfile.TemporaryDirectory() as folder, quiet():
-        bundles = by_precision.export_all(model, wanted, Path(folder))
+        bundles = by_precision.export_all(model, {name: read_precision(name) for name in wanted}, Path(folder))
         progress = Progress(f"precisions {', '.join(bundles)}", count)
         return by_precision.compare(bundles, samples(count, seed, split), seed, threads, progress.show)
 

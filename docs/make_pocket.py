@@ -4,10 +4,10 @@
 
 The results are what these commands printed, under the names here:
 
-    evaluate    python -m glimpse_models.pocket.evaluate --samples 504 --json
+    evaluate    python -m glimpse_models.pocket.evaluate --samples 1008 --json
     plus        the same with --bundle DIR, made by: glimpse-export --model pocket-plus --out DIR
     thresholds  python -m glimpse_models.pocket.validate --json
-    layers      python -m glimpse_models.pocket.validate --scan-layers --json
+    layers      python -m glimpse_models.pocket.layer_scan --json
 """
 
 import json
@@ -43,8 +43,8 @@ def _cell(value: object) -> str:
 def accuracy(found: Mapping[str, Any], threshold: float) -> str:
     """Returns exact match by way of pruning."""
     rows: list[list[object]] = []
-    for name, words in WAYS.items():
-        row = found["results"][name]
+    for name, row in found["results"].items():
+        words = WAYS.get(name, name)
         by_type = [row["exact_match_by_type"].get(kind) for kind in (*COLUMNS, "known")]
         rows.append(
             [words.format(threshold=threshold), row["exact_match"], *by_type, row["pointed"], row["pruned_share"]]
@@ -52,9 +52,10 @@ def accuracy(found: Mapping[str, Any], threshold: float) -> str:
     return table(["visual tokens kept", "all", *COLUMNS, "known words", "points", "pruned"], rows)
 
 
-def validation(found: Mapping[str, Mapping[str, float]], first: str) -> str:
-    """Returns what ``validate`` found, a line each."""
-    return table([first, *next(iter(found.values()))], [[name, *row.values()] for name, row in found.items()])
+def scan(found: Mapping[str, Mapping[str, float]]) -> str:
+    """Returns what ``layer_scan`` found, a line each."""
+    head = ["visual tokens kept", *next(iter(found.values()))]
+    return table(head, [[name, *row.values()] for name, row in found.items()])
 
 
 def render() -> str:
@@ -64,7 +65,7 @@ def render() -> str:
     threshold = config["reduce_threshold"]
     text = PAGE.read_text(encoding="utf-8")
     for name, found in results.items():
-        content = accuracy(found, threshold) if "results" in found else validation(found, "kept")
+        content = accuracy(found, threshold) if "results" in found else scan(found)
         begin = f"<!-- table {name}: python docs/make_pocket.py -->\n"
         before, rest = text.split(begin)
         text = before + begin + content + END + rest.split(END, 1)[1]

@@ -161,7 +161,8 @@ def test_a_way_that_the_bundle_lacks_is_one_clear_line(capsys: pytest.CaptureFix
     [
         (["--keep", "0.5,1.5"], "shares lie above 0 and up to 1"),
         (["--keep", "half"], "half"),
-        (["--precisions", "int3"], "'int3' is none of"),
+        (["--precisions", "int3"], "unknown precision 'int3'"),
+        (["--precisions", "int4:hed=int8"], "no part 'hed'"),
         (["--out", "no-such-folder/x.json"], "cannot write into"),
         (["--samples", "0"], "--samples"),
     ],

@@ -2,7 +2,7 @@
 
 import contextlib
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -21,13 +21,13 @@ EXACT = "fp32"
 """What the others are compared with."""
 
 
-def export_all(model: str, precisions: Sequence[str], folder: Path) -> dict[str, Path]:
-    """Writes a bundle for each precision below ``folder``, ``EXACT`` first, and returns them by precision."""
-    bundles = {}
-    for name in dict.fromkeys([EXACT, *precisions]):
-        options = ExportOptions(model, precision=Precision.choose(name), certify="off")
-        bundles[name] = export(options, folder / name)
-    return bundles
+def export_all(model: str, precisions: Mapping[str, Precision], folder: Path) -> dict[str, Path]:
+    """Writes a bundle for each precision below ``folder``, ``EXACT`` first, and returns them by name."""
+    every = {EXACT: Precision.choose(EXACT), **precisions}
+    return {
+        name: export(ExportOptions(model, precision=precision, certify="off"), folder / str(index))
+        for index, (name, precision) in enumerate(every.items())
+    }
 
 
 def compare(
