@@ -26,14 +26,13 @@ from comparison.ways import METHOD, REFERENCE, TWO_STAGE, Check, Way, choose
 
 from glimpse_export.errors import UnsupportedError
 from glimpse_export.precision import Precision
+from glimpse_models.pocket.config import PAPER_CAP
 from glimpse_models.pocket.heldout import samples
 from glimpse_models.pocket.questions import TYPES
 from glimpse_models.pocket.texts import SPLITS
 from glimpse_runtime import Pruning, Session, load, terminal
 from glimpse_runtime.atomic import write_text
 from glimpse_runtime.devices import DEVICES
-
-PAPER_CAP = 0.111
 
 
 def names(context: click.Context, parameter: click.Parameter, text: str) -> list[str]:

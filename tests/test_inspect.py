@@ -163,7 +163,7 @@ def test_certificate_that_is_not_to_be_trusted(command: Command, copy: Path) -> 
 
 def test_verify_finds_what_was_altered(command: Command, copy: Path) -> None:
     done = command(INSPECT, copy, "--verify")
-    assert "verified: 9 files of bundle" in done.stderr
+    assert "verified: 11 files of bundle" in done.stderr
     content = bytearray((copy / "text.data").read_bytes())
     content[-1] ^= 1
     (copy / "text.data").write_bytes(content)

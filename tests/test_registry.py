@@ -13,7 +13,7 @@ every_model = pytest.mark.parametrize("facts", MODELS.values(), ids=MODELS)
 
 
 def test_names_are_found_in_any_case() -> None:
-    assert list(MODELS) == ["pocket", "qwen2.5-vl-3b", "qwen2.5-vl-7b"]
+    assert list(MODELS) == ["pocket", "pocket-plus", "qwen2.5-vl-3b", "qwen2.5-vl-7b"]
     assert find("Qwen2.5-VL-3B") is MODELS["qwen2.5-vl-3b"]
     assert find("qwen2.5-vl-72b") is None
 

@@ -54,7 +54,10 @@ class Way:
         if mask is not None:
             return Pruning(keep_masks=[mask])
         cap = NO_CAP if self.keep is None else self.keep
-        return Pruning(max_keep_ratio=cap, method=self.method, pre=self.pre, pre_keep=self.pre_keep, seed=seed)
+        least = None if find(self.method).adaptive else 1  # a fixed share is that share, whatever the bundle's least
+        return Pruning(
+            max_keep_ratio=cap, min_keep=least, method=self.method, pre=self.pre, pre_keep=self.pre_keep, seed=seed
+        )
 
 
 UNPRUNED = Way(REFERENCE, NONE)

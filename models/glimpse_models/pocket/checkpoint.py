@@ -18,7 +18,6 @@ from glimpse_models.pocket.model import decoder_weights, make_model
 from glimpse_models.pocket.tokenizer import END_OF_TEXT, SPECIAL_TOKENS, TURN_END, build_tokenizer, save_tokenizer
 
 PACKAGED = Path(__file__).parent / "checkpoint"
-PLUS = Path(__file__).parent / "plus"
 MIN_PIXELS = 224 * 224
 MAX_PIXELS = 896 * 896
 DEFAULT_THRESHOLD = 0.05

@@ -22,6 +22,10 @@ CELL = PATCH * MERGE
 WINDOW = 4
 """Side of an attention window of the vision tower, in visual tokens."""
 NORM_EPS = 1e-6
+MIN_KEPT = 12
+"""``min_remain_num`` of pocket: so many stay where an image has few tokens or the scorer is in doubt."""
+PAPER_CAP = 0.111
+"""``max_remain_ratio`` behind the paper's main table."""
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 FIRST_SPECIAL_ID = 435
@@ -147,7 +151,7 @@ class PocketConfig:
             "le_length": 1,
             "le_norm_type": "rmsnorm",
             "max_remain_ratio": max_remain_ratio,
-            "min_remain_num": 1,
+            "min_remain_num": MIN_KEPT,
             "ori_attn_supervision": False,
             "reduce_layer": self.reduce_layer,
             "reduce_threshold": reduce_threshold,

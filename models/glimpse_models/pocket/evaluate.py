@@ -21,14 +21,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from glimpse_models.pocket.config import PAPER_CAP
 from glimpse_models.pocket.heldout import Sample, known_words, samples
 from glimpse_models.pocket.questions import TYPES
 from glimpse_models.pocket.relevant import relevant_tokens
 from glimpse_models.pocket.texts import SPLITS
 from glimpse_runtime import PruneReport, Pruning, Session, load
 
-PAPER_CAP = 0.111
-"""``max_keep_ratio`` behind the paper's main table."""
 MAX_NEW_TOKENS = 8
 KNOWN_WORD = "known"
 COLUMNS = (*TYPES, KNOWN_WORD)

@@ -108,7 +108,7 @@ PLAN = (
         few_end=0.2,
         lettered=0.3,
     ),
-    Phase("glimpse", "glimpse", (Part(_GLIMPSE, 1700),), 3e-3, 3e-3, warmup=20, decay=0.6),
+    Phase("glimpse", "glimpse", (Part(_GLIMPSE, 2200),), 3e-3, 3e-3, warmup=20, decay=0.6),
 )
 PLUS = Phase("plus", "plus", (Part(_GLIMPSE, 600),), 1e-3, 1e-3, warmup=20, decay=0.8)
 """Not part of the plan: ``train_plus`` runs it on a finished checkpoint."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from glimpse_models.pocket.checkpoint import DEFAULT_THRESHOLD
+from glimpse_models.pocket.config import PAPER_CAP
 from glimpse_models.pocket.data import Batch
 from glimpse_models.pocket.layout import row_positions, text_rotary
 from glimpse_models.pocket.losses import answer_loss, mask_loss
@@ -17,10 +19,6 @@ from glimpse_models.pocket.model import patchify
 from glimpse_models.pocket.objectives import TRAINING_TYPE, Scores, Task
 from glimpse_models.pocket.pruned import choose, decode_pruned
 from glimpse_models.pocket.questions import TYPES
-
-CAP = 0.111
-"""``max_remain_ratio`` under which the base learns: the paper's."""
-THRESHOLD = 0.05
 
 
 class PlusTask(Task):
@@ -51,7 +49,7 @@ class PlusTask(Task):
         logits = trainee.plus_forward.logits(layout, rotary, self.prefix, visual, taps, batch, layers)
         relevant = batch.relevant.reshape(logits.shape)
         mask = mask_loss(logits, relevant, batch.wanted.reshape(logits.shape))
-        kept = choose(logits.detach().view(*batch.types.shape, -1), CAP, THRESHOLD)
+        kept = choose(logits.detach().view(*batch.types.shape, -1), PAPER_CAP, DEFAULT_THRESHOLD)
         rows = pocket.row(self.prefix, visual, pocket.embed(batch.ids, TRAINING_TYPE))
         hidden = decode_pruned(pocket, layers, layout, rotary, rows, batch.last, kept)
         answers, right = answer_loss(pocket.logits(hidden), batch.labels)
