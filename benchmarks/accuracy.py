@@ -70,7 +70,10 @@ def read_precision(word: str) -> Precision:
         UnsupportedError: there is no such precision or part.
     """
     whole, *parts = word.split(":")
-    return Precision.choose(whole, **{name: value for name, _, value in (part.partition("=") for part in parts)})
+    chosen = dict(part.partition("=")[::2] for part in parts)
+    if not whole or len(chosen) < len(parts) or not all(chosen.values()):
+        raise UnsupportedError(f"{word!r} names no precision, or none for a part; write for example int4:lower=int8")
+    return Precision.choose(whole, **chosen)
 
 
 def place(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:

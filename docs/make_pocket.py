@@ -4,7 +4,7 @@
 
 The results are what these commands printed, under the names here:
 
-    evaluate    python -m glimpse_models.pocket.evaluate --samples 1008 --json
+    evaluate    python -m glimpse_models.pocket.evaluate --json
     plus        the same with --bundle DIR, made by: glimpse-export --model pocket-plus --out DIR
     thresholds  python -m glimpse_models.pocket.validate --json
     layers      python -m glimpse_models.pocket.layer_scan --json

@@ -69,7 +69,8 @@ def test_kv_bytes_are_those_of_the_rows(asker: Asker, session: Session) -> None:
     kept = asker.ask(look, question, GLIMPSE.pruning()).kept
     two = Way(TWO_STAGE, "glimpse", 0.01, "uniform", 0.5)
     assert found(GLIMPSE)[0] == LAYERS * (text + kept)
-    assert found(two) == (LAYERS * (text + 1), LOWER * (text + 48 + 1))
+    least = LAYERS * (text + session.bundle.manifest.pruning.min_keep)
+    assert found(two) == (least, max(least, LOWER * (text + 48 + 1)))
 
 
 def test_every_question_runs_the_whole_prompt(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +164,9 @@ def test_a_way_that_the_bundle_lacks_is_one_clear_line(capsys: pytest.CaptureFix
         (["--keep", "half"], "half"),
         (["--precisions", "int3"], "unknown precision 'int3'"),
         (["--precisions", "int4:hed=int8"], "no part 'hed'"),
+        (["--precisions", "int4:lower"], "write for example"),
+        (["--precisions", ":lower=int8"], "write for example"),
+        (["--precisions", "int4:lower=int8:lower=int4"], "write for example"),
         (["--out", "no-such-folder/x.json"], "cannot write into"),
         (["--samples", "0"], "--samples"),
     ],

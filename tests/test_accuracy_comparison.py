@@ -169,7 +169,7 @@ def test_adaptive_methods_have_a_row_without_a_cap_and_floors_come_last() -> Non
         *("blind", "dropped", "random-at-split"),
     ]
     assert skipped == {}
-    assert Way(METHOD, "dart", 0.1).pruning(seed=3) == Pruning(method="dart", max_keep_ratio=0.1, seed=3)
+    assert Way(METHOD, "dart", 0.1).pruning(seed=3) == Pruning(method="dart", max_keep_ratio=0.1, min_keep=1, seed=3)
     assert GLIMPSE.pruning() == Pruning(max_keep_ratio=1.0)
     two = Way(TWO_STAGE, "glimpse", 0.1, "dart", 0.25).pruning()
     assert (two.pre, two.pre_keep, two.method, two.max_keep_ratio) == ("dart", 0.25, "glimpse", 0.1)

@@ -134,6 +134,12 @@ def test_every_precision_and_limit_is_shown(copy: Path) -> None:
         name: kind for name, kind in data["precision"].items() if name != "kv_cache"
     }
     assert "kv_cache       fp16" in as_text(found)
+    data["precision"]["lower_attention"] = "int8"
+    path.write_text(json.dumps(data))
+    found = inspect(copy)
+    assert found.graphs["ort"]["lower"].precision == "int4, attention int8"
+    assert "lower.onnx, int4, attention int8" in as_text(found)
+    assert "lower_attention" not in as_text(found)
     data["prompt"] = None
     path.write_text(json.dumps(data))
     assert "token ids only" in as_text(inspect(copy))

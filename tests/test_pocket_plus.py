@@ -12,6 +12,7 @@ pytest.importorskip("transformers")
 for package in ("skimage", "sklearn", "matplotlib"):
     pytest.importorskip(package)
 
+from conftest import ROOT
 from safetensors.torch import load_file
 
 from glimpse_models.pocket import train_plus
@@ -132,3 +133,29 @@ def test_the_command_starts_from_pocket_and_leaves_it_alone(tmp_path, monkeypatc
     assert load_file(run / "lora" / "adapter_model.safetensors")
     assert (run / "adapter" / "new_modules_gp.pt").is_file()
     assert default_threshold(run) == default_threshold()
+
+
+def test_a_folder_of_another_training_is_refused(tmp_path, capsys):
+    torch.save({"done": {"prepruned": 5}, "weights": {}}, tmp_path / "state.pt")
+    with pytest.raises(SystemExit, match="holds a training of prepruned, not of plus; give another --out"):
+        train_plus.main(["--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        train_plus.main(["--out", str(tmp_path), "--steps", "0"])
+    assert "0 is less than 1" in capsys.readouterr().err
+
+
+def test_the_shipped_one_exports_with_a_certificate_and_answers(tmp_path):
+    pytest.importorskip("onnx_ir")
+    pytest.importorskip("onnxruntime")
+    from glimpse_export import ExportOptions, export
+    from glimpse_runtime import load
+
+    out = export(ExportOptions("pocket-plus", certify="quick"), tmp_path / "plus")
+    questions = json.loads((ROOT / "examples" / "questions.json").read_text())
+    with load(out) as vlm:
+        assert vlm.bundle.manifest.model.name == "pocket-plus"
+        assert vlm.bundle.manifest.model.source.lora_sha256
+        answers = [vlm.ask(ROOT / "examples" / item["image"], item["question"]) for item in questions]
+        right = [answer.text.strip() == item["answer"] for answer, item in zip(answers, questions, strict=True)]
+        assert sum(right) >= 0.8 * len(questions)
+        assert all(answer.pruning.kept_ratio < 0.25 for answer in answers)

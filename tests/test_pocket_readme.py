@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -12,7 +13,10 @@ def test_tables_are_up_to_date():
     spec = importlib.util.spec_from_file_location("make_pocket", ROOT / "docs" / "make_pocket.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.render() == module.PAGE.read_text(encoding="utf-8")
+    text = module.PAGE.read_text(encoding="utf-8")
+    assert module.render() == text
+    results = json.loads(module.RESULTS.read_text(encoding="utf-8"))
+    assert set(re.findall("<!-- table ([a-z]+)", text)) == set(results)
 
 
 def test_the_readme_says_what_was_measured():

@@ -56,3 +56,5 @@ def test_plans_learn_in_the_same_order():
 def test_unknown_phases_are_refused(tmp_path):
     with pytest.raises(SystemExit, match="no phase named sleep"):
         planned(parse_args(["--out", str(tmp_path), "--steps", "sleep=3"]))
+    with pytest.raises(SystemExit):
+        parse_args(["--out", str(tmp_path), "--only", "plus"])

@@ -24,7 +24,7 @@ class Precision:
     Attributes:
         vision: matrices of the vision encoder.
         lower: matrices of the decoder layers 0..K.
-        lower_attention: those of their attention, where they differ.
+        lower_attention: those of their attention, by default int8 where ``lower`` is int4 and else the same.
         upper: matrices of the layers behind K.
         head: the LM head.
         kv_cache: keys and values of past tokens.
@@ -77,3 +77,8 @@ class Precision:
 def coarsest(*names: str) -> str:
     """Returns the precision of the fewest bits."""
     return min(names, key=BITS.__getitem__)
+
+
+def lower_part(tensor: str) -> str:
+    """Returns which part a matrix of the layers 0..K belongs to, by its name in the checkpoint."""
+    return "lower_attention" if ".self_attn." in tensor else "lower"

@@ -156,4 +156,6 @@ def _warnings(certificate: CertificateReport | None) -> tuple[str, ...]:
 
 def _precision(manifest: Manifest, stage: str) -> str:
     """The stage's precision; compaction has no weights, and moves the KV cache."""
-    return manifest.precision.get("kv_cache" if stage == "compact" else stage, "unknown")
+    found = manifest.precision.get("kv_cache" if stage == "compact" else stage, "unknown")
+    attention = manifest.precision.get("lower_attention", found) if stage == "lower" else found
+    return found if attention == found else f"{found}, attention {attention}"

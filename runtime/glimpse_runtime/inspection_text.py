@@ -30,7 +30,7 @@ def _parts(found: Inspection) -> Iterator[Iterable[str]]:
             ("layers", f"{found.layers}, of which 0..{found.lower_layers - 1} see all visual tokens"),
             ("pruning", f"after layer K = {found.reduce_layer}, from attention in {_listed(found.selected_layers)}"),
             ("learned", ", ".join(found.learned) or "no pruning method has trained weights"),
-            *((name, kind) for name, kind in found.precision.items() if name not in stages),
+            *((name, kind) for name, kind in found.precision.items() if name not in {*stages, "lower_attention"}),
             ("takes", "text" if found.tokenizer else "token ids only, it has no tokenizer"),
         ]
     )

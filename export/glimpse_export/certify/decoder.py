@@ -15,7 +15,7 @@ from glimpse_export.certify.record import Recorder
 from glimpse_export.certify.rows import Rows
 from glimpse_export.certify.stored import StoredWeights
 from glimpse_export.certify.weights import WeightCheck
-from glimpse_export.precision import INTEGER, coarsest
+from glimpse_export.precision import INTEGER, coarsest, lower_part
 from glimpse_runtime.manifest import Manifest, StageSpec
 from glimpse_runtime.positions import TextRope
 from glimpse_runtime.types import Array, FloatArray
@@ -43,7 +43,7 @@ class DecoderCheck:
         spec = stages[stage]
         self.graph = GraphFile(folder / spec.file)
         self.stored = StoredWeights(self.graph)
-        self._precision = matrices_precision(manifest, stage)
+        self._precision, self._parts = matrices_precision(manifest, stage), manifest.precision
         self._architecture, self._weights = architecture, weights
         self._recorder, self._bounds = recorder, graph_bounds
         text = manifest.text
@@ -104,7 +104,7 @@ class DecoderCheck:
         if self._precision != "fp32":
             expected = layer(entered[None], weights)[0].numpy()
             rounding = measure.contribution_error(np.concatenate(ours), expected, entered.numpy())
-        self._weights.swap(weights, self.stored, self.stage, index, self._precision)
+        self._weights.swap(weights, self.stored, self.stage, index, self._stored_precision)
         if rounding is not None:
             self._recorder.at_most(self.stage, index, "layer_error", rounding, self._bounds.layer)
         exact, exact_maps = ours, our_maps
@@ -123,6 +123,9 @@ class DecoderCheck:
         for name in ("relative_l2", "cosine", "max_abs"):
             self._recorder.at_most(self.stage, index, f"hidden_{name}", getattr(measure, name)(joined, reference), None)
         return out
+
+    def _stored_precision(self, name: str) -> str:
+        return self._parts[lower_part(name) if self.stage == "lower" else self.stage]
 
     def run(
         self, index: int, hidden: list[FloatArray], rows: Rows, level: int, states: list[State], past: int | None = None

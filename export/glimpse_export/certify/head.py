@@ -77,7 +77,7 @@ class HeadCheck:
         """
         norms = self._weights.originals([NORM])
         normed = self._base.final_norm(reference, norms[NORM])
-        self._weights.swap(norms, self._upper.stored, STAGE, None, self._precision)
+        self._weights.swap(norms, self._upper.stored, STAGE, None, lambda name: self._precision)
         mine = self._base.final_norm(torch.from_numpy(np.stack([part[-1] for part in ours])), norms[NORM])
         wrong = table = 0
         stored = self._upper.stored.open(self.name, self._checkpoint.shapes[self.name])

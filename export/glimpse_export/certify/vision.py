@@ -127,7 +127,7 @@ class VisionCheck:
         ours = self._piece(starts, end, inputs)
         self._recorder.finite(STAGE, index, *ours)
         original = layer(mine, weights).numpy() if self._precision != "fp32" else None
-        self._weights.swap(weights, self.stored, STAGE, index, self._precision)
+        self._weights.swap(weights, self.stored, STAGE, index, lambda name: self._precision)
         if original is not None:
             self._judge(np.concatenate(ours), original, mine, index, end, "layer_error")
         exact = self._piece(starts, end, inputs, EXACT) if self._precision in INTEGER else ours

@@ -29,7 +29,12 @@ class WeightCheck:
             return dict(zip(wanted, pool.map(lambda name: as_tensor(self._read(name)), wanted), strict=True))
 
     def swap(
-        self, weights: dict[str, torch.Tensor], stored: StoredWeights, stage: str, layer: int | None, precision: str
+        self,
+        weights: dict[str, torch.Tensor],
+        stored: StoredWeights,
+        stage: str,
+        layer: int | None,
+        precision: Callable[[str], str],
     ) -> None:
         """Replaces every tensor by the stored one, and records how many values are wrong.
 
@@ -38,11 +43,11 @@ class WeightCheck:
             stored: the bundle's weights.
             stage: the stage they belong to.
             layer: the layer they belong to.
-            precision: what matrices of this stage are stored in at least.
+            precision: what a matrix is stored in at least, by its name.
         """
         total = 0
         for name, original in list(weights.items()):
-            least = BITS[precision] if original.ndim > 1 else 32
+            least = BITS[precision(name)] if original.ndim > 1 else 32
             weights[name], wrong = stored.compare(name, original)
             if stored.bits(name) < least:
                 wrong = original.numel()

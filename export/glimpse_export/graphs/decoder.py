@@ -13,7 +13,7 @@ from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.compact import CompactAuthor
 from glimpse_export.graphs.dialects import DecoderStep, Dialect, Heads
 from glimpse_export.graphs.journal import StoredTensor
-from glimpse_export.precision import STORED_DTYPES, Precision
+from glimpse_export.precision import STORED_DTYPES, Precision, lower_part
 from glimpse_runtime.types import FloatArray
 
 
@@ -63,8 +63,8 @@ class DecoderAuthor:
             context: rows of the KV cache.
             trace: the graphs also give every layer's output at the rows of interest.
         """
-        self._lower, self._upper = dialect.linear(precision.lower), dialect.linear(precision.upper)
-        self._lower_attention = dialect.linear(precision.lower_attention)
+        self._lower = {part: dialect.linear(getattr(precision, part)) for part in ("lower", "lower_attention")}
+        self._upper = dialect.linear(precision.upper)
         self._head = dialect.linear(precision.head)
         self._context = context
         self._cache_dtype = STORED_DTYPES[precision.kv_cache]
@@ -197,6 +197,6 @@ class DecoderAuthor:
     ) -> ir.Value:
         form = self._upper
         if layer < self._architecture.lower_layers:
-            form = self._lower_attention if ".self_attn." in name else self._lower
+            form = self._lower[lower_part(name)]
         added = self._vector(g, f"{name}.bias") if bias else None
         return form.multiply(g, x, self._checkpoint.matrix(f"{name}.weight"), added, bounded)

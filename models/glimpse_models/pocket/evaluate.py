@@ -27,6 +27,7 @@ from glimpse_models.pocket.questions import TYPES
 from glimpse_models.pocket.relevant import relevant_tokens
 from glimpse_models.pocket.texts import SPLITS
 from glimpse_runtime import PruneReport, Pruning, Session, load
+from glimpse_runtime.pruners import find
 
 MAX_NEW_TOKENS = 8
 KNOWN_WORD = "known"
@@ -178,7 +179,7 @@ def table(summaries: dict[str, dict[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, or one JSON object."""
     parser = argparse.ArgumentParser(prog="python -m glimpse_models.pocket.evaluate", description=__doc__)
-    parser.add_argument("--samples", type=int, default=504, help="questions (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=1008, help="questions (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the scenes (default: %(default)s)")
     parser.add_argument("--split", choices=SPLITS, default="test", help="default: %(default)s")
     parser.add_argument("--bundle", help="bundle folder (default: the packaged pocket bundle)")
@@ -191,7 +192,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     other = None
     if any(value is not None for value in (options.pruner, options.keep, options.pre, options.pre_keep)):
         method = options.pruner or "glimpse"
-        other = Pruning(max_keep_ratio=options.keep, method=method, pre=options.pre, pre_keep=options.pre_keep)
+        least = None if find(method).adaptive else 1  # a fixed share is that share, whatever the bundle's least
+        other = Pruning(
+            max_keep_ratio=options.keep, min_keep=least, method=method, pre=options.pre, pre_keep=options.pre_keep
+        )
     with load(options.bundle) as session:
         evaluation = evaluate(session, options.samples, options.seed, options.split, sys.stderr.isatty(), other)
     summaries = evaluation.summaries()

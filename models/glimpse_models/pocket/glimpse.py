@@ -228,7 +228,7 @@ class _Look:
         glimpse: Tensor,
         after: tuple[Tensor, Tensor],
     ) -> None:
-        """Compute queries, keys and values.
+        """Compute the scores.
 
         Args:
             config: The architecture.
@@ -239,16 +239,13 @@ class _Look:
             after: Its tables, (batch, questions, 1, head).
         """
         self._weights, self._group, self._size = weights, config.heads // config.kv_heads, config.head_dim
-        normed, own = rms_norm(hidden, weights.norm1), rms_norm(glimpse, weights.norm1)
-        query = rotate(self._split(linear(own, weights.query, weights.query_bias)), *after)
-        key = self._split(linear(normed, weights.key, weights.key_bias)).transpose(1, 2)
+        self._after = after
+        self._rows, self._own = rms_norm(hidden, weights.norm1), rms_norm(glimpse, weights.norm1)
+        query = rotate(self._split(linear(self._own, weights.query, weights.query_bias)), *after)
+        self._query = query * self._size**-0.5
+        key = self._split(linear(self._rows, weights.key, weights.key_bias)).transpose(1, 2)
         key = rotate(key, *rotary).repeat_interleave(self._group, 1)
-        own_key = rotate(self._split(linear(own, weights.key, weights.key_bias)), *after)
-        self._value = self._split(linear(normed, weights.value, weights.value_bias)).transpose(1, 2)
-        self._own_value = self._split(linear(own, weights.value, weights.value_bias))
-        scale = self._size**-0.5
-        self.scores = query.transpose(1, 2) @ key.mT * scale
-        self._own_score = (query * own_key.repeat_interleave(self._group, 2)).sum(-1, keepdim=True) * scale
+        self.scores = self._query.transpose(1, 2) @ key.mT
 
     def attend(self, seen: Tensor) -> Tensor:
         """Return the attention's output for the glimpse tokens, (batch, questions, hidden).
@@ -256,11 +253,16 @@ class _Look:
         Args:
             seen: (batch, questions, length) which rows they may attend to, beside themselves.
         """
+        weights = self._weights
+        key = rotate(self._split(linear(self._own, weights.key, weights.key_bias)), *self._after)
+        own_score = (self._query * key.repeat_interleave(self._group, 2)).sum(-1, keepdim=True)
         scores = self.scores.masked_fill(~seen[:, None], torch.finfo(self.scores.dtype).min)
-        shares = torch.cat([scores, self._own_score.transpose(1, 2)], -1).softmax(-1)
-        mixed = shares[..., :-1] @ self._value.repeat_interleave(self._group, 1)
-        mixed = mixed + shares[..., -1:] * self._own_value.repeat_interleave(self._group, 2).transpose(1, 2)
-        return linear(mixed.transpose(1, 2).flatten(2), self._weights.out)
+        shares = torch.cat([scores, own_score.transpose(1, 2)], -1).softmax(-1)
+        value = self._split(linear(self._rows, weights.value, weights.value_bias)).transpose(1, 2)
+        own_value = self._split(linear(self._own, weights.value, weights.value_bias))
+        mixed = shares[..., :-1] @ value.repeat_interleave(self._group, 1)
+        mixed = mixed + shares[..., -1:] * own_value.repeat_interleave(self._group, 2).transpose(1, 2)
+        return linear(mixed.transpose(1, 2).flatten(2), weights.out)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], -1, self._size)

@@ -13,11 +13,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from glimpse_models.pocket.checkpoint import PACKAGED, read_checkpoint
-from glimpse_models.pocket.config import PocketConfig
+from glimpse_models.pocket.config import CELL, PocketConfig
 from glimpse_models.pocket.data import QUESTIONS, RowEncoder, collate
 from glimpse_models.pocket.questions import TYPES, ask
 from glimpse_models.pocket.reference import Reference
+from glimpse_models.pocket.relevant import relevant_tokens
 from glimpse_models.pocket.scenes import make_scene, scene_rng
 
 SIZES = ((448, 448), (224, 224), (336, 448), (448, 560))
@@ -31,8 +35,11 @@ def layer_scan(reference: Reference, images: int, seed: int) -> dict[str, dict[s
     for index in range(images):
         rng = scene_rng("validation", seed, index)
         scene = make_scene(rng, *SIZES[index % len(SIZES)], "validation")
-        batch = collate(encoder, [(scene, ask(rng, scene.objects, QUESTIONS))])
-        boxes = batch.relevant[0].flatten(1)
+        questions = ask(rng, scene.objects, QUESTIONS)
+        batch = collate(encoder, [(scene, questions)])
+        size = scene.image.size
+        marks = [relevant_tokens(question.boxes, size, size[1] // CELL, size[0] // CELL) for question in questions]
+        boxes = torch.from_numpy(np.stack(marks)).flatten(1)
         ways = {"all": reference.right(batch)}
         for layer in range(reference.config.layers - 1):
             for name, keep in (("none", boxes & False), ("boxes", boxes)):

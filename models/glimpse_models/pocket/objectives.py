@@ -185,7 +185,7 @@ class GlimpseTask(Task):
         return self.mask(logits, batch.relevant.reshape(logits.shape), batch.wanted.reshape(logits.shape), scores)
 
     def mask(self, logits: Tensor, relevant: Tensor, wanted: Tensor, scores: Scores, name: str = "") -> Tensor:
-        """Return ``mask_loss``; ``name`` leads the names of the scores."""
+        """Return ``mask_loss``, whose tensors are (questions, tokens); ``name`` leads the names of the scores."""
         loss = mask_loss(logits, relevant, wanted)
         kept, hits = logits > 0, (logits > 0) & relevant
         scores.add(f"{name}mask", loss.item())

@@ -1,4 +1,4 @@
-"""Answers questions under pruning in plain PyTorch, to validate training and to check the deployed pipeline against.
+"""Answers questions under pruning in plain PyTorch, to scan layers and to check the deployed pipeline against.
 
 The answers are teacher-forced: each token is predicted after the right ones. All of them are right exactly when greedy
 decoding gives the right answer, so exact match needs one forward pass. Pruning is written as attention masks instead of

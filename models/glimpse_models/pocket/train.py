@@ -24,7 +24,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and scenes (default: %(default)s)")
     parser.add_argument("--save-every", type=int, default=100, metavar="STEPS", help="steps between checkpoints")
-    parser.add_argument("--only", help="stop after this phase (vision, answers or glimpse)")
+    parser.add_argument("--only", choices=[phase.name for phase in PLAN], help="stop after this phase")
     parser.add_argument("--eager", action="store_true", help="do not compile (slow; needs no C++ compiler)")
     parser.add_argument(
         "--steps",
