@@ -96,7 +96,7 @@ def test_answers_are_those_of_the_cpu(
 
 
 def test_many_questions_take_no_more_memory_than_a_few(runtime: Runtime, half: Path) -> None:
-    with load(half, device="cuda", scene_cache_bytes=0, max_pixels=56 * 56) as vlm:
+    with load(half, device="cuda", scene_cache_bytes=0, max_pixels=112 * 112) as vlm:
         held = []
         for count in range(50):
             image, question = QUESTIONS[count % 2]

@@ -203,7 +203,7 @@ def test_a_step_that_cannot_be_captured_runs_without(machine: Machine, caplog: p
 
 
 def test_a_hundred_questions_take_no_more_memory_than_ten(machine: Machine) -> None:
-    with machine.load(scene_cache_bytes=0, max_pixels=56 * 56) as vlm:
+    with machine.load(scene_cache_bytes=0, max_pixels=112 * 112) as vlm:
         held = []
         cases = itertools.cycle(examples())
         for count in range(100):
