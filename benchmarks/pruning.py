@@ -5,7 +5,8 @@
 
 One image is encoded once; then the prompt is prefilled pruned and unpruned in turn, and decoded after each. Medians.
 With ``--pre`` the pruned prefill has a first stage, whose own time counts.
-Without a bundle, one of Qwen2.5-VL-3B's widths and a twelfth of its depth is made with ``make_checkpoint.py``.
+Without a bundle, one of Qwen2.5-VL-3B's widths and a sixth of its depth is made with ``make_checkpoint.py``: the scorer
+is whole, so a shallower decoder would give it too large a share.
 
 Prefill counts every product of weights and attention; its peak is the faster of float32 and eight-bit products on all
 cores. Decoding counts the bytes of all decoder weights and of the KV cache's valid rows, read once per token.
@@ -30,6 +31,7 @@ from glimpse_runtime.stats import Stats
 
 QUESTION = "What colour is the circle in the picture?"
 STEPS = 24
+LAYERS = 6
 PREFILL = ("preselect", "lower", "score", "select", "compact", "upper")
 
 
@@ -159,7 +161,7 @@ def main() -> None:
     except PruningError as error:
         parser.error(str(error))
     with tempfile.TemporaryDirectory() as temporary:
-        bundle = options.bundle or make_bundle(Path(temporary))
+        bundle = options.bundle or make_bundle(Path(temporary), LAYERS)
         result = measure(bundle, options.visual_tokens, pruned, options.runs)
     if options.json:
         print(json.dumps(result))

@@ -23,10 +23,10 @@ SIDE = 28 * 32
 FIRST, SECOND = "What colour is the circle in the picture?", "How many stars can you count in it?"
 
 
-def make_bundle(folder: Path) -> Path:
-    """Writes checkpoint and bundle below ``folder`` and returns the bundle."""
-    a_twelfth = cut(MODELS["qwen2.5-vl-3b"].dims, layers=3, depth=3, vocab=12672)
-    base, adapter = write(folder / "checkpoint", a_twelfth)
+def make_bundle(folder: Path, layers: int = 3) -> Path:
+    """Writes checkpoint and bundle, of so many decoder layers, below ``folder`` and returns the bundle."""
+    part = cut(MODELS["qwen2.5-vl-3b"].dims, layers=layers, depth=3, vocab=12672)
+    base, adapter = write(folder / "checkpoint", part)
     return export(ExportOptions(str(base), str(adapter), max_context=2048, certify="off"), folder / "bundle")
 
 
