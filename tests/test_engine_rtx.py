@@ -118,7 +118,7 @@ def test_a_precision_that_is_not_the_manifests_is_found(bundles: dict[str, Path]
     other = tmp_path / "other"
     shutil.copytree(bundles["fp16"], other)
     manifest = json.loads((other / MANIFEST_NAME).read_text())
-    manifest["precision"]["lower"] = "bf16"
+    manifest["precision"] |= {"lower": "bf16", "lower_attention": "bf16"}
     (other / MANIFEST_NAME).write_text(json.dumps(manifest))
     # The key knows nothing of what the manifest says about precision: the graph's content says it.
     shutil.rmtree(Path(os.environ["GLIMPSE_CACHE"]) / "engines", ignore_errors=True)
