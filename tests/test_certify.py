@@ -23,7 +23,6 @@ from safetensors.numpy import load_file, save_file
 from glimpse_export import ExportOptions, export, plan
 from glimpse_export.adapter import Adapter
 from glimpse_export.certify import certify, inputs
-from glimpse_export.certify.base import Cache, Layer
 from glimpse_export.certify.bounds import BOUNDS, NATIVE
 from glimpse_export.certify.weights import WeightCheck
 from glimpse_export.errors import CertificateError
@@ -196,21 +195,6 @@ def test_attention_in_fewer_bits_than_the_manifest_says_is_named(golden: Path, t
     data["precision"]["lower_attention"] = "int8"
     path.write_text(json.dumps(data))
     assert "lower, layer 0: wrong_weights model.layers.0.self_attn" in str(bundle.failure())
-
-
-@pytest.mark.parametrize("name", ["cache", "past_key_values"])
-def test_a_layer_gets_the_cache_by_the_name_that_transformers_gave(name: str) -> None:
-    """The name has changed with transformers 5.24."""
-    given: dict[str, object] = {}
-
-    class Stub(torch.nn.Module):
-        def forward(self, hidden: torch.Tensor, **kwargs: object) -> torch.Tensor:
-            given.update(kwargs)
-            return hidden
-
-    cache = Cache()
-    Layer((), "", Stub(), (), {"cache": None} if name == "cache" else {})(torch.zeros(1), {}, cache)
-    assert given == {name: cache}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from glimpse_models.pocket.evaluate import least_kept
 from glimpse_runtime import Pruning, PruningError
 from glimpse_runtime.pruners import find, names
 from glimpse_runtime.types import BoolArray
@@ -54,9 +55,13 @@ class Way:
         if mask is not None:
             return Pruning(keep_masks=[mask])
         cap = NO_CAP if self.keep is None else self.keep
-        least = None if find(self.method).adaptive else 1  # a fixed share is that share, whatever the bundle's least
         return Pruning(
-            max_keep_ratio=cap, min_keep=least, method=self.method, pre=self.pre, pre_keep=self.pre_keep, seed=seed
+            max_keep_ratio=cap,
+            min_keep=least_kept(self.method),
+            method=self.method,
+            pre=self.pre,
+            pre_keep=self.pre_keep,
+            seed=seed,
         )
 
 

@@ -52,16 +52,22 @@ class Result:
         every = [answer for name in TYPES for answer in self.right[name]]
         return {
             "questions": len(every),
-            "exact_match": _mean(every),
-            "exact_match_by_type": {name: _mean(self.right[name]) for name in COLUMNS if self.right[name]},
-            "pruned_share": 1 - _mean(self.shares) if self.shares else None,
+            "exact_match": mean(every),
+            "exact_match_by_type": {name: mean(self.right[name]) for name in COLUMNS if self.right[name]},
+            "pruned_share": 1 - mean(self.shares) if self.shares else None,
             "pruned_share_of_all_tokens": 1 - self.kept / self.visual if self.visual else None,
-            "pointed": _mean(self.pointed) if self.pointed else None,
+            "pointed": mean(self.pointed) if self.pointed else None,
         }
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
+    """Return the mean; NaN of nothing."""
     return sum(values) / len(values) if values else float("nan")
+
+
+def least_kept(method: str) -> int | None:
+    """Return the ``min_keep`` to measure a method with: a fixed share is that share, whatever the bundle's least."""
+    return None if find(method).adaptive else 1
 
 
 class Evaluation:
@@ -192,9 +198,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     other = None
     if any(value is not None for value in (options.pruner, options.keep, options.pre, options.pre_keep)):
         method = options.pruner or "glimpse"
-        least = None if find(method).adaptive else 1  # a fixed share is that share, whatever the bundle's least
         other = Pruning(
-            max_keep_ratio=options.keep, min_keep=least, method=method, pre=options.pre, pre_keep=options.pre_keep
+            max_keep_ratio=options.keep,
+            min_keep=least_kept(method),
+            method=method,
+            pre=options.pre,
+            pre_keep=options.pre_keep,
         )
     with load(options.bundle) as session:
         evaluation = evaluate(session, options.samples, options.seed, options.split, sys.stderr.isatty(), other)

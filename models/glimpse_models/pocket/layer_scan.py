@@ -19,6 +19,7 @@ import torch
 from glimpse_models.pocket.checkpoint import PACKAGED, read_checkpoint
 from glimpse_models.pocket.config import CELL, PocketConfig
 from glimpse_models.pocket.data import QUESTIONS, RowEncoder, collate
+from glimpse_models.pocket.evaluate import mean
 from glimpse_models.pocket.questions import TYPES, ask
 from glimpse_models.pocket.reference import Reference
 from glimpse_models.pocket.relevant import relevant_tokens
@@ -52,11 +53,7 @@ def layer_scan(reference: Reference, images: int, seed: int) -> dict[str, dict[s
 
 def _figures(by_type: Mapping[str, Sequence[bool]]) -> dict[str, float]:
     every = [answer for answers in by_type.values() for answer in answers]
-    return {"all": _mean(every), **{name: _mean(by_type[name]) for name in TYPES}}
-
-
-def _mean(answers: Sequence[bool]) -> float:
-    return sum(answers) / len(answers) if answers else float("nan")
+    return {"all": mean(every), **{name: mean(by_type[name]) for name in TYPES}}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

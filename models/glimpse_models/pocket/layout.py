@@ -7,6 +7,7 @@ and itself, at the positions it would have alone, so the row equals as many sepa
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -60,8 +61,9 @@ class Layout:
         return replace(self, mask=self.mask[rows[:, None], rows], entered=count)
 
 
+@lru_cache(maxsize=32)
 def make_layout(config: PocketConfig, rows: int, columns: int, prefix: int, questions: int, segment: int) -> Layout:
-    """Build the tables of one image size.
+    """Build the tables of one image size; those of the last sizes are kept.
 
     Raises:
         ValueError: The grid is not made of whole attention windows.

@@ -54,7 +54,6 @@ class Teacher:
         self.pocket = Pocket(config, model, compiled)
         self.glimpse = GlimpseForward(self.pocket, modules, compiled)
         self.prefix = torch.tensor(RowEncoder().prefix)
-        self._layouts: dict[tuple[int, int], Layout] = {}
 
     def __call__(self, batch: Batch) -> Lesson:
         """Run the model on a batch."""
@@ -95,6 +94,4 @@ class Teacher:
 
     def _layout(self, batch: Batch) -> Layout:
         rows, columns = batch.pixels.shape[1] // CELL, batch.pixels.shape[2] // CELL
-        if (rows, columns) not in self._layouts:
-            self._layouts[rows, columns] = make_layout(self.config, rows, columns, len(self.prefix), QUESTIONS, SEGMENT)
-        return self._layouts[rows, columns]
+        return make_layout(self.config, rows, columns, len(self.prefix), QUESTIONS, SEGMENT)

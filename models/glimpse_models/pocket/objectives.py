@@ -84,16 +84,11 @@ class Task(ABC):
         """Prepare for batches of any size."""
         self.trainee = trainee
         self.prefix = torch.tensor(encoder.prefix)
-        self._layouts: dict[tuple[int, int], Layout] = {}
 
     def layout(self, batch: Batch) -> Layout:
         """Return the tables for the batch's image size."""
         rows, columns = batch.pixels.shape[1] // CELL, batch.pixels.shape[2] // CELL
-        if (rows, columns) not in self._layouts:
-            self._layouts[rows, columns] = make_layout(
-                self.trainee.config, rows, columns, len(self.prefix), QUESTIONS, SEGMENT
-            )
-        return self._layouts[rows, columns]
+        return make_layout(self.trainee.config, rows, columns, len(self.prefix), QUESTIONS, SEGMENT)
 
     def begin(self) -> None:  # noqa: B027  (most tasks have nothing to prepare)
         """Prepare the modules before the first step of a phase."""
