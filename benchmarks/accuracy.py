@@ -25,14 +25,15 @@ from comparison.progress import Progress
 from comparison.ways import METHOD, REFERENCE, TWO_STAGE, Check, Way, choose
 
 from glimpse_export.errors import UnsupportedError
-from glimpse_export.precision import Precision
-from glimpse_models.pocket.config import PAPER_CAP
-from glimpse_models.pocket.heldout import samples
-from glimpse_models.pocket.questions import TYPES
-from glimpse_models.pocket.texts import SPLITS
-from glimpse_runtime import Pruning, Session, load, terminal
-from glimpse_runtime.atomic import write_text
+from glimpse_export.weights.precision import Precision
+from glimpse_models.pocket.model.config import PAPER_CAP
+from glimpse_models.pocket.scenes.heldout import samples
+from glimpse_models.pocket.scenes.questions import TYPES
+from glimpse_models.pocket.scenes.texts import SPLITS
+from glimpse_runtime import Pruning, Session, load
+from glimpse_runtime.cli import terminal
 from glimpse_runtime.devices import DEVICES
+from glimpse_runtime.files.atomic import write_text
 
 
 def names(context: click.Context, parameter: click.Parameter, text: str) -> list[str]:

@@ -22,9 +22,9 @@ from scipy.stats import spearmanr
 
 from glimpse_models.pocket.controlled import SIDES, counting_scenes, resized_scenes
 from glimpse_models.pocket.evaluate import MAX_NEW_TOKENS
-from glimpse_models.pocket.questions import TYPES, Question, ask
-from glimpse_models.pocket.relevant import relevant_tokens
-from glimpse_models.pocket.sprites import SHAPES
+from glimpse_models.pocket.scenes.questions import TYPES, Question, ask
+from glimpse_models.pocket.scenes.relevant import relevant_tokens
+from glimpse_models.pocket.scenes.sprites import SHAPES
 from glimpse_runtime import GlimpseError, Pruning, Session, load
 
 COUNTING_SIDE = 448

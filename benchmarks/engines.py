@@ -14,7 +14,7 @@ from pathlib import Path
 from glimpse_export.engines.builder import build_engines
 from glimpse_export.engines.memory import build_memory, read_weights
 from glimpse_export.engines.options import BuildOptions
-from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.engines.flavours import installed
 from glimpse_runtime.engines.gpu import current_gpu
 from glimpse_runtime.engines.store import StoredEngine

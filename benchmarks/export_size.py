@@ -19,7 +19,7 @@ from pathlib import Path
 
 # A child's account begins with the memory of the process that started it, so this one imports nothing large.
 ROOT = Path(__file__).parents[1]
-_EXPORT = (sys.executable, "-c", "from glimpse_export.cli import main; main()")
+_EXPORT = (sys.executable, "-c", "from glimpse_export.cli.export import main; main()")
 _KIB = 1 if sys.platform == "darwin" else 1024
 
 

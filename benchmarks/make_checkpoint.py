@@ -23,8 +23,8 @@ from checkpoints.files import MARKED_TOKENS, Vocabulary, adapter_config, base_fi
 from checkpoints.shards import SHARD_BYTES, write_shards
 from checkpoints.towers import Decoder, Tower
 
-from glimpse_export.configuration import read_architecture
 from glimpse_export.graphs import decoder, vision
+from glimpse_export.model.configuration import read_architecture
 from glimpse_models import MODELS, Dims
 
 PUBLISHED = [name for name, facts in MODELS.items() if not facts.base.startswith("package:")]

@@ -11,11 +11,11 @@ import time
 from collections.abc import Sequence
 
 from glimpse_runtime import Sampling, Session
+from glimpse_runtime.arrays import FloatArray
 from glimpse_runtime.backends.fake import FakeBackend
-from glimpse_runtime.bundle import Bundle
-from glimpse_runtime.manifest import Manifest, StageSpec, TensorSpec
-from glimpse_runtime.pipeline import Pipeline
-from glimpse_runtime.types import FloatArray
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.manifest import Manifest, StageSpec, TensorSpec
+from glimpse_runtime.steps.pipeline import Pipeline
 
 LAYERS, LOWER = 36, 24
 LETTER = 10  # a token that is one byte of text and never ends an answer

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from glimpse_export.cli import run as export
-from glimpse_runtime.cli import run
-from glimpse_runtime.inspect_cli import run as inspect
+from glimpse_export.cli.export import run as export
+from glimpse_runtime.cli.inspect import run as inspect
+from glimpse_runtime.cli.run import run
 
 HEAD = """# Commands
 

@@ -16,11 +16,11 @@ from PIL import Image
 
 from glimpse_models.pocket.controlled import SIDES, counting_scenes, resized_scenes
 from glimpse_models.pocket.evaluate import MAX_NEW_TOKENS
-from glimpse_models.pocket.questions import TYPES, Question, ask
-from glimpse_models.pocket.scenes import make_scene, scene_rng
+from glimpse_models.pocket.scenes.questions import TYPES, Question, ask
+from glimpse_models.pocket.scenes.scenes import make_scene, scene_rng
 from glimpse_runtime import GlimpseError, Pruning, Session, load
-from glimpse_runtime.images import read_image
-from glimpse_runtime.overlay import draw, save
+from glimpse_runtime.inputs.images import read_image
+from glimpse_runtime.pruning.overlay import draw, save
 
 DOCS, PAGE = Path(__file__).parent, "gallery.md"
 EXAMPLES = DOCS.parent / "examples"

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from glimpse_runtime import Pruning, load
-from glimpse_runtime.images import read_image
-from glimpse_runtime.overlay import draw, save
+from glimpse_runtime.inputs.images import read_image
+from glimpse_runtime.pruning.overlay import draw, save
 from glimpse_runtime.stats import STAGES
 
 EXAMPLES = Path(__file__).parent

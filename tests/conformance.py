@@ -25,15 +25,15 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).parents[1] / root) for root in ("runtime", "export", "models", "plugins")]
 
 from glimpse_export import ExportOptions, export
-from glimpse_export.checkpoint import Checkpoint, read_json
-from glimpse_export.configuration import read_architecture
-from glimpse_export.image_rules import read_image_rules
+from glimpse_export.model.configuration import read_architecture
+from glimpse_export.model.image_rules import read_image_rules
+from glimpse_export.source.checkpoint import Checkpoint, read_json
 from glimpse_runtime import GlimpseError, Pruning
+from glimpse_runtime.arrays import Array
 from glimpse_runtime.backends import open_backend
-from glimpse_runtime.bundle import Bundle
-from glimpse_runtime.pipeline import Pipeline
-from glimpse_runtime.session import Session
-from glimpse_runtime.types import Array
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.session.session import Session
+from glimpse_runtime.steps.pipeline import Pipeline
 
 ATOL, RTOL, PIXEL_TOL = 2e-3, 1e-3, 1e-5
 # Facts of the case rather than results of the pipeline.

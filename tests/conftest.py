@@ -118,7 +118,7 @@ def assert_one_clear_line(done: subprocess.CompletedProcess[str], *parts: str, c
 
 def uncertified(place: Path) -> Path:
     """A copy of the packaged bundle without its certificate."""
-    from glimpse_runtime.bundle import packaged_bundle
+    from glimpse_runtime.bundle.bundle import packaged_bundle
 
     shutil.copytree(packaged_bundle(), place)
     (place / "certificate.json").unlink()
@@ -190,7 +190,7 @@ def engine_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnx_ir")
     pytest.importorskip("torch")
     from glimpse_export import ExportOptions, export
-    from glimpse_export.precision import Precision
+    from glimpse_export.weights.precision import Precision
 
     precision = Precision.choose("fp16", gpu=True)
     made = ExportOptions("pocket", dialects=("opset24", "plain"), precision=precision, certify="off")

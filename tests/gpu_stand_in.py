@@ -6,8 +6,8 @@ import fake_cuda
 import pytest
 from fake_cuda.kernels import StreamedLibrary
 
-from glimpse_runtime.backends.device_compaction import KernelCompaction
-from glimpse_runtime.backends.device_memory import DeviceMemory
+from glimpse_runtime.backends.cuda.compaction import KernelCompaction
+from glimpse_runtime.backends.cuda.memory import DeviceMemory
 from glimpse_runtime.engines.flavours import installed
 from glimpse_runtime.engines.gpu import Gpu
 
@@ -34,7 +34,7 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, target: str, version: str) -> fake_
 def build(monkeypatch: pytest.MonkeyPatch, bundle: Path, target: str, dialect: str | None = None) -> Path:
     """Builds a bundle's engines as ``glimpse-export --bundle`` does, but in this process; returns their cache."""
     from glimpse_export.engines import builder
-    from glimpse_export.engines.build import build_engine
+    from glimpse_export.engines.build.build import build_engine
 
     cache = bundle.parent / "cache"  # the stand-in's engines lead to the graphs that they were built of
     monkeypatch.setenv("GLIMPSE_CACHE", str(cache))

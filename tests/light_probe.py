@@ -5,7 +5,7 @@ import sys
 
 def main() -> None:
     """Imports what ``glimpse-run --help`` imports."""
-    import glimpse_runtime.cli  # noqa: F401
+    import glimpse_runtime.cli.run  # noqa: F401
 
     heavy = {"numpy", "PIL", "tokenizers", "onnxruntime", "torch", "onnx", "onnx_ir", "transformers"}
     print(*sorted(heavy & set(sys.modules)))

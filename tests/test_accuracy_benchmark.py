@@ -22,11 +22,12 @@ from comparison.measure import ask_all, measure
 from comparison.ways import BLIND, DROPPED, GLIMPSE, METHOD, ORACLE, RANDOM_AT_SPLIT, TWO_STAGE, UNPRUNED, Way
 from PIL import Image
 
-from glimpse_models.pocket.heldout import samples
-from glimpse_models.pocket.relevant import relevant_tokens
-from glimpse_runtime import Session, load, terminal
-from glimpse_runtime.bundle import packaged_bundle
-from glimpse_runtime.pipeline import Pipeline
+from glimpse_models.pocket.scenes.heldout import samples
+from glimpse_models.pocket.scenes.relevant import relevant_tokens
+from glimpse_runtime import Session, load
+from glimpse_runtime.bundle.bundle import packaged_bundle
+from glimpse_runtime.cli import terminal
+from glimpse_runtime.steps.pipeline import Pipeline
 
 LAYERS, LOWER, ROW_BYTES = 6, 3, 2 * 2 * 32 * 4
 """Pocket's: a row of one layer has keys and values of two heads of 32 float32."""

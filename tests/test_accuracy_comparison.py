@@ -24,12 +24,12 @@ from comparison.results import Results
 from comparison.ways import GLIMPSE, METHOD, RANDOM_AT_SPLIT, TWO_STAGE, UNPRUNED, Way
 from PIL import Image
 
-from glimpse_models.pocket.questions import Question
-from glimpse_models.pocket.relevant import relevant_tokens
+from glimpse_models.pocket.scenes.questions import Question
+from glimpse_models.pocket.scenes.relevant import relevant_tokens
 from glimpse_runtime import Pruning, PruningError, Session, load
-from glimpse_runtime.preprocess import patch_grid
+from glimpse_runtime.inputs.preprocess import patch_grid
 from glimpse_runtime.pruners import BUILT_IN, weights_file
-from glimpse_runtime.visual import RECEIVED
+from glimpse_runtime.steps.visual import RECEIVED
 
 
 @pytest.fixture(scope="module")

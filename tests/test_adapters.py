@@ -13,7 +13,7 @@ from conftest import ROOT
 from glimpse_runtime import Frame, ImageError, InputError
 from glimpse_runtime.adapters.raw import raw_image
 from glimpse_runtime.adapters.worker import QuestionWorker
-from glimpse_runtime.images import ENCODINGS, read_image
+from glimpse_runtime.inputs.images import ENCODINGS, read_image
 
 
 def flat_rows(frame: np.ndarray, padding: int) -> np.ndarray:

@@ -19,8 +19,8 @@ import adaptive
 from adaptive import Asked
 
 from glimpse_models.pocket.controlled import SIDES
-from glimpse_models.pocket.questions import MAX_COUNT, TYPES
-from glimpse_runtime.bundle import Bundle, packaged_bundle
+from glimpse_models.pocket.scenes.questions import MAX_COUNT, TYPES
+from glimpse_runtime.bundle.bundle import Bundle, packaged_bundle
 
 
 def asked(scene: int, varied: int, relevant: int, kept: int, right: bool = True) -> Asked:

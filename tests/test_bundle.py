@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from glimpse_runtime import BundleDamagedError, BundleFormatError, BundleNotFoundError
-from glimpse_runtime.bundle import Bundle
-from glimpse_runtime.manifest import Manifest
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.manifest import Manifest
 
 
 @pytest.fixture
@@ -67,10 +67,10 @@ def test_every_file_is_checked(golden_bundle: Path, tmp_path: Path) -> None:
 def test_large_bundles_are_hashed_once_and_again_when_touched(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("glimpse_runtime.bundle._HASH_EACH_LOAD_BYTES", 0)
+    monkeypatch.setattr("glimpse_runtime.bundle.bundle._HASH_EACH_LOAD_BYTES", 0)
     monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
     hashed: list[str] = []
-    from glimpse_runtime import bundle as module
+    from glimpse_runtime.bundle import bundle as module
 
     original = module.sha256_of
 

@@ -14,7 +14,7 @@ from conftest import STAGES, options, work_of
 from glimpse_export import ExportError, OutputError
 from glimpse_export.errors import CertificateError
 from glimpse_export.exporter import Outcome, carry_out
-from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.bundle.bundle import Bundle
 
 
 def certified(model: Path, out: Path) -> Outcome:

@@ -21,18 +21,19 @@ from factory import write_model
 from safetensors.numpy import load_file, save_file
 
 from glimpse_export import ExportOptions, export, plan
-from glimpse_export.adapter import Adapter
-from glimpse_export.certify import certify, inputs
-from glimpse_export.certify.bounds import BOUNDS, NATIVE
-from glimpse_export.certify.weights import WeightCheck
+from glimpse_export.certify import certify
+from glimpse_export.certify.measures.bounds import BOUNDS, NATIVE
+from glimpse_export.certify.trials import inputs
+from glimpse_export.certify.written.weights import WeightCheck
 from glimpse_export.errors import CertificateError
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.decoder import DecoderAuthor
 from glimpse_export.graphs.vision import VisionAuthor
-from glimpse_export.precision import PRECISIONS, Precision
-from glimpse_runtime import positions
-from glimpse_runtime.certificate import CERTIFICATE_NAME, Certificate, read_certificate
-from glimpse_runtime.manifest import MANIFEST_NAME, Manifest
+from glimpse_export.source.adapter import Adapter
+from glimpse_export.weights.precision import PRECISIONS, Precision
+from glimpse_runtime.bundle.certificate import CERTIFICATE_NAME, Certificate, read_certificate
+from glimpse_runtime.bundle.manifest import MANIFEST_NAME, Manifest
+from glimpse_runtime.inputs import positions
 
 Patch = pytest.MonkeyPatch
 
@@ -331,7 +332,7 @@ def test_a_wrong_runtime_is_named(name: str, golden: Path, tmp_path: Path, monke
 
 
 def test_wrong_windows_are_named(golden: Path, tmp_path: Path, monkeypatch: Patch) -> None:
-    from glimpse_export.certify import vision
+    from glimpse_export.certify.checks import vision
 
     bundle = write(golden, tmp_path / "bundle")
     sabotage(monkeypatch, vision, "vision_rope", tables_transposed)

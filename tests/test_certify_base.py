@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from glimpse_export.certify.base import Cache, Layer  # noqa: E402
+from glimpse_export.certify.reference.base import Cache, Layer  # noqa: E402
 
 
 @pytest.mark.parametrize("name", ["cache", "past_key_values"])

@@ -17,14 +17,14 @@ from factory import write_model
 from test_certify import VARIANTS, Written, one_thread, other_eps, sabotage
 
 from glimpse_export import export
-from glimpse_export.certify.halves import without_bfloat16
+from glimpse_export.certify.written.halves import without_bfloat16
 from glimpse_export.errors import CertificateError
 from glimpse_export.graphs import compact
 from glimpse_export.graphs.decoder import DecoderAuthor
 from glimpse_export.graphs.dialects import DIALECTS
 from glimpse_export.graphs.dialects.plain import PlainDialect
 from glimpse_export.graphs.dialects.products import FusedProduct
-from glimpse_export.precision import PRECISIONS, Precision
+from glimpse_export.weights.precision import PRECISIONS, Precision
 
 __all__ = ["one_thread"]  # a fixture for all tests here as well
 

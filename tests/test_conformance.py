@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from glimpse_export import ExportOptions, export
-from glimpse_export.adapter import Adapter
-from glimpse_export.planning import plan
-from glimpse_runtime.bundle import Bundle
-from glimpse_runtime.positions import TextRope, token_rope, vision_rope
-from glimpse_runtime.preprocess import Grid
+from glimpse_export.planning.plan import plan
+from glimpse_export.source.adapter import Adapter
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.inputs.positions import TextRope, token_rope, vision_rope
+from glimpse_runtime.inputs.preprocess import Grid
 
 GOLDEN = Path(__file__).parent / "golden" / "modelA"
 CASES = sorted(path.stem for path in (GOLDEN / "cases").glob("*.npz"))

@@ -12,11 +12,11 @@ import pytest
 from fake_cuda import FakeCudaError, Runtime
 from fake_cuda.kernels import StreamedLibrary
 
-from glimpse_runtime.backends.cuda import Cuda
-from glimpse_runtime.backends.device_compaction import Compaction, CopyCompaction, KernelCompaction
-from glimpse_runtime.backends.device_memory import DeviceMemory, DeviceTensor
-from glimpse_runtime.backends.transfer import Transfer
-from glimpse_runtime.compaction import compact_rows
+from glimpse_runtime.backends.compact import compact_rows
+from glimpse_runtime.backends.cuda.compaction import Compaction, CopyCompaction, KernelCompaction
+from glimpse_runtime.backends.cuda.device import Cuda
+from glimpse_runtime.backends.cuda.memory import DeviceMemory, DeviceTensor
+from glimpse_runtime.backends.cuda.transfer import Transfer
 from glimpse_runtime.errors import BackendError
 
 

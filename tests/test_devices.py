@@ -9,7 +9,7 @@ from conftest import FAKE_TENSORRT, Command, assert_one_clear_line
 from glimpse_runtime import BackendError, load
 from glimpse_runtime.devices import DEVICES, installed_devices
 
-RUN = "glimpse_runtime.cli"
+RUN = "glimpse_runtime.cli.run"
 QUESTION = "What colour is the circle?"
 
 

@@ -14,23 +14,24 @@ from conftest import GOLDEN, options
 from factory import write_model
 
 from glimpse_export import ExportOptions, UnsupportedError, export, plan
-from glimpse_export.graphs import matrix
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.dialects import DIALECTS, dialect
 from glimpse_export.graphs.linear import head_parts
-from glimpse_export.graphs.matrix import matrix_of
-from glimpse_export.graphs.quantise import quantise_rows
-from glimpse_export.graphs.weights import WeightFile
-from glimpse_export.precision import PRECISIONS, Precision
-from glimpse_export.profiles import most_windows
-from glimpse_runtime import BackendError, BundleFormatError, Pruning, load, pipeline
+from glimpse_export.planning.profiles import most_windows
+from glimpse_export.source import matrix
+from glimpse_export.source.matrix import matrix_of
+from glimpse_export.weights.file import WeightFile
+from glimpse_export.weights.precision import PRECISIONS, Precision
+from glimpse_export.weights.quantise import quantise_rows
+from glimpse_runtime import BackendError, BundleFormatError, Pruning, load
 from glimpse_runtime.backends.ort import OrtBackend
-from glimpse_runtime.bundle import Bundle
-from glimpse_runtime.manifest import ImageRules
-from glimpse_runtime.pipeline import Pipeline
-from glimpse_runtime.positions import token_windows
-from glimpse_runtime.preprocess import Grid, smart_resize
-from glimpse_runtime.session import Session
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.manifest import ImageRules
+from glimpse_runtime.inputs.positions import token_windows
+from glimpse_runtime.inputs.preprocess import Grid, smart_resize
+from glimpse_runtime.session.session import Session
+from glimpse_runtime.steps import pipeline
+from glimpse_runtime.steps.pipeline import Pipeline
 
 FOR_TENSORRT = ("opset24", "plain")
 CASES = sorted(path.stem for path in (GOLDEN / "cases").glob("*.npz"))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from glimpse_runtime import Frame, InputError, Pruning, Sampling, Session, load
-from glimpse_runtime.answer import Answer
 from glimpse_runtime.interrupt import Interrupt, Interrupted
-from glimpse_runtime.prune_report import report_unpruned
+from glimpse_runtime.pruning.report import report_unpruned
+from glimpse_runtime.session.answer import Answer
 from glimpse_runtime.stats import Stats
 
 LONG = {"max_new_tokens": 400, "sampling": Sampling(processors=(lambda tokens, logits: never_stop(logits),))}

@@ -19,22 +19,22 @@ pytest.importorskip("onnx")
 
 from conftest import ROOT
 
-from glimpse_export.boards import parse_budget
-from glimpse_export.engines import build as building
 from glimpse_export.engines import builder
-from glimpse_export.engines.build import build_engine
+from glimpse_export.engines.build import build as building
+from glimpse_export.engines.build.build import build_engine
+from glimpse_export.engines.build.job import Job
+from glimpse_export.engines.build.writer import write_engine
 from glimpse_export.engines.builder import build_engines
-from glimpse_export.engines.job import Job
 from glimpse_export.engines.options import BuildOptions
 from glimpse_export.engines.plugin import Plugin
-from glimpse_export.engines.writer import write_engine
 from glimpse_export.errors import BuildError
-from glimpse_runtime.bundle import Bundle, packaged_bundle
+from glimpse_export.planning.boards import parse_budget
+from glimpse_runtime.bundle.bundle import Bundle, packaged_bundle
+from glimpse_runtime.bundle.manifest import MANIFEST_NAME
 from glimpse_runtime.engines.flavours import installed
 from glimpse_runtime.engines.gpu import Gpu
 from glimpse_runtime.engines.store import StoredEngine, engine_folder, find_engine, report_file
 from glimpse_runtime.errors import BackendError
-from glimpse_runtime.manifest import MANIFEST_NAME
 
 ORIN = Gpu("Orin", (8, 7), 8 << 30, True)
 TURING = Gpu("NVIDIA RTX 2080", (7, 5), 8 << 30, False)
@@ -320,7 +320,7 @@ COMMAND = """
 import sys
 for name in ("torch", "transformers", "onnx_ir", "safetensors", "onnxruntime"):
     sys.modules[name] = None
-from glimpse_export.cli import main
+from glimpse_export.cli.export import main
 from glimpse_export.engines import builder
 from glimpse_runtime.engines.gpu import Gpu
 builder.current_gpu = lambda: Gpu("Orin", (8, 7), 8 << 30, True)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from glimpse_runtime import bundle as bundles
-from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.bundle import bundle as bundles
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.manifest import FileSpec, Profile
 from glimpse_runtime.engines import store
 from glimpse_runtime.engines.flavours import flavour_of
 from glimpse_runtime.engines.key import EngineKey, Setting, engine_key
 from glimpse_runtime.engines.store import EngineRecord, engine_file, find_engine, record_file, require_engine
 from glimpse_runtime.errors import BackendError
-from glimpse_runtime.manifest import FileSpec, Profile
 
 SETTING = Setting(flavour_of("tensorrt", "10.3.0"), "10.3.0", "Orin (8.7)")
 CONTENT = b"an engine" * 1000

@@ -10,14 +10,14 @@ pytest.importorskip("onnx")
 import engine_graphs as graphs
 from onnx import ModelProto, TensorProto, helper
 
-from glimpse_export.engines import checks
-from glimpse_export.engines.parse import load_plugin, parse
-from glimpse_export.engines.prepare import prepare
-from glimpse_export.engines.report import LayerInfo, NetworkReport, TensorInfo, read_network
+from glimpse_export.engines.build import checks
+from glimpse_export.engines.build.parse import load_plugin, parse
+from glimpse_export.engines.build.prepare import prepare
+from glimpse_export.engines.build.report import LayerInfo, NetworkReport, TensorInfo, read_network
 from glimpse_export.errors import BuildError
+from glimpse_runtime.bundle.manifest import StageSpec, TensorSpec
 from glimpse_runtime.engines.flavours import flavour_of, installed
 from glimpse_runtime.engines.log import Messages, make_logger
-from glimpse_runtime.manifest import StageSpec, TensorSpec
 
 VERSIONS = ("10.3.0", "10.9.0", "10.15.1", "11.1.0")
 LIBRARY = "fake plugin library CompactMany 1 glimpse\n"

@@ -13,13 +13,13 @@ pytest.importorskip("onnx")
 
 from conftest import FAKE_TENSORRT, ROOT, Command, assert_one_clear_line
 
-from glimpse_export import boards
-from glimpse_export.cli import run
+from glimpse_export.cli.export import run
+from glimpse_export.cli.request import export_options
 from glimpse_export.engines import after, builder
-from glimpse_export.engines.build import build_engine
+from glimpse_export.engines.build.build import build_engine
 from glimpse_export.errors import BuildError
-from glimpse_export.request import export_options
-from glimpse_runtime.bundle import Bundle, packaged_bundle
+from glimpse_export.planning import boards
+from glimpse_runtime.bundle.bundle import Bundle, packaged_bundle
 from glimpse_runtime.engines import flavours
 from glimpse_runtime.engines.flavours import installed
 from glimpse_runtime.engines.gpu import Gpu
@@ -110,7 +110,7 @@ def fake_path() -> str:
 
 def test_failures_are_one_clear_line(command: Command, engine_bundle: Path, tmp_path: Path) -> None:
     """In real processes, without a GPU."""
-    build = ("glimpse_export.cli", "--bundle")
+    build = ("glimpse_export.cli.export", "--bundle")
     gone = command(*build, tmp_path / "gone", "--target", "tensorrt-rtx", PYTHONPATH=fake_path())
     assert_one_clear_line(gone, "there is no bundle at")
     no_gpu = command(*build, engine_bundle, "--target", "tensorrt", PYTHONPATH=fake_path())
@@ -123,7 +123,7 @@ def test_without_tensorrt_the_package_is_named(command: Command, engine_bundle: 
     for name in ("tensorrt", "tensorrt_rtx"):
         (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError('gone', name='{name}')")
     path = os.pathsep.join([str(tmp_path), *fake_path().split(os.pathsep)[1:]])
-    done = command("glimpse_export.cli", "--bundle", engine_bundle, "--target", "tensorrt", PYTHONPATH=path)
+    done = command("glimpse_export.cli.export", "--bundle", engine_bundle, "--target", "tensorrt", PYTHONPATH=path)
     assert_one_clear_line(done, "the Python module tensorrt is not installed", "python3-libnvinfer")
 
 

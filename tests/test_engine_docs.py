@@ -3,9 +3,9 @@
 import pytest
 from conftest import ROOT
 
-from glimpse_export.boards import BOARDS, Board
-from glimpse_export.targets import TARGETS
-from glimpse_models.qwen2_5_vl_3b import FACTS
+from glimpse_export.planning.boards import BOARDS, Board
+from glimpse_export.planning.targets import TARGETS
+from glimpse_models.qwen2_5_vl.model_3b import FACTS
 from glimpse_runtime.engines.flavours import FLAVOURS, Flavour
 
 TENSORRT = (ROOT / "docs" / "tensorrt.md").read_text(encoding="utf-8")

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 
-from glimpse_runtime import pipeline
-from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.manifest import Manifest, Profile, StageSpec, TensorSpec
 from glimpse_runtime.engines.flavours import flavour_of
 from glimpse_runtime.engines.profiles import engine_profiles
 from glimpse_runtime.errors import BundleFormatError
-from glimpse_runtime.manifest import Manifest, Profile, StageSpec, TensorSpec
+from glimpse_runtime.steps import pipeline
 
 FULL, RTX = flavour_of("tensorrt", "10.3"), flavour_of("tensorrt-rtx", "1.7")
 CONTEXT = 2048

@@ -17,20 +17,21 @@ import engine_graphs as graphs
 from onnx import ModelProto, TensorProto, helper
 
 from glimpse_export import ExportOptions, export
-from glimpse_export.engines import build as building
-from glimpse_export.engines import builder, checks
-from glimpse_export.engines.build import build_engine
+from glimpse_export.engines import builder
+from glimpse_export.engines.build import build as building
+from glimpse_export.engines.build import checks
+from glimpse_export.engines.build.build import build_engine
+from glimpse_export.engines.build.parse import parse
+from glimpse_export.engines.build.report import NetworkReport, read_network
 from glimpse_export.engines.builder import build_engines
 from glimpse_export.engines.options import BuildOptions
-from glimpse_export.engines.parse import parse
-from glimpse_export.engines.report import NetworkReport, read_network
 from glimpse_export.errors import BuildError
-from glimpse_export.precision import Precision
-from glimpse_runtime.bundle import Bundle
+from glimpse_export.weights.precision import Precision
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.manifest import MANIFEST_NAME
 from glimpse_runtime.engines.flavours import installed
 from glimpse_runtime.engines.log import Messages, make_logger
 from glimpse_runtime.engines.store import EngineRecord, find_engine, report_file
-from glimpse_runtime.manifest import MANIFEST_NAME
 
 pytestmark = [
     pytest.mark.rtx,
@@ -175,7 +176,7 @@ def compaction(tmp_path: Path) -> Path:
     """The compact stage of a small model."""
     from glimpse_export.graphs.builder import GraphBuilder
     from glimpse_export.graphs.compact import CompactAuthor
-    from glimpse_export.graphs.weights import WeightLayout
+    from glimpse_export.weights.file import WeightLayout
 
     g = GraphBuilder("compact", WeightLayout(tmp_path / "none"), 24)
     CompactAuthor(3, 16, (1, 2, 64, 8), np.dtype("float16")).author(g)

@@ -23,13 +23,13 @@ from glimpse_export import (
     plan,
 )
 from glimpse_export.graphs.dialects import DIALECTS
-from glimpse_export.image_rules import read_image_rules
-from glimpse_export.options import DIALECT_NAMES
+from glimpse_export.model.image_rules import read_image_rules
+from glimpse_export.planning.options import DIALECT_NAMES
 from glimpse_runtime import load
-from glimpse_runtime.bundle import Bundle, sha256_of
-from glimpse_runtime.preprocess import smart_resize
+from glimpse_runtime.bundle.bundle import Bundle, sha256_of
+from glimpse_runtime.inputs.preprocess import smart_resize
 
-EXPORT = "glimpse_export.cli"
+EXPORT = "glimpse_export.cli.export"
 
 
 def test_two_exports_are_equal_byte_for_byte(model: Path, tmp_path: Path, golden_bundle: Path) -> None:

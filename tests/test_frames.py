@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from glimpse_runtime import ImageError, LatestFrame, SessionError
-from glimpse_runtime.images import read_image
-from glimpse_runtime.regions import kept_boxes
+from glimpse_runtime.inputs.images import read_image
+from glimpse_runtime.pruning.boxes import kept_boxes
 
 
 def test_the_newest_frame_wins_and_drops_are_counted() -> None:

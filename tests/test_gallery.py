@@ -19,10 +19,10 @@ sys.path.append(str(ROOT / "docs"))
 import make_gallery
 from make_gallery import Exhibit, View
 
-from glimpse_models.pocket.backgrounds import PHOTOS
 from glimpse_models.pocket.examples import EXAMPLES
+from glimpse_models.pocket.scenes.backgrounds import PHOTOS
 from glimpse_runtime import Session
-from glimpse_runtime.bundle import Bundle, packaged_bundle
+from glimpse_runtime.bundle.bundle import Bundle, packaged_bundle
 
 PAGE = ROOT / "docs" / "gallery.md"
 WITH_CONDITIONS = {"china.jpg", "flower.jpg"}
@@ -85,7 +85,7 @@ def test_pictures_are_those_of_overlay(pocket: Session, tmp_path: Path, command:
     check(tmp_path / PAGE.name)
     view = example.views[0]
     file = tmp_path / "kept.jpg"
-    done = command("glimpse_runtime.cli", PAGE.parent / view.given, view.asked[0][0], "--overlay", file)
+    done = command("glimpse_runtime.cli.run", PAGE.parent / view.given, view.asked[0][0], "--overlay", file)
     assert done.returncode == 0, done.stderr
     assert file.read_bytes() == (tmp_path / make_gallery.PICTURES / f"{view.name}-1.jpg").read_bytes()
     (answers,) = re.findall(r"^\| pruned \|  \| ([^|]+) \|", (tmp_path / PAGE.name).read_text(), re.MULTILINE)

@@ -17,8 +17,8 @@ from test_variants import VARIANTS
 from glimpse_export import export
 from glimpse_export.graphs.compact import DOMAIN
 from glimpse_export.graphs.dialects import DIALECTS
-from glimpse_export.precision import PRECISIONS, Precision
-from glimpse_runtime.manifest import MANIFEST_NAME, Manifest
+from glimpse_export.weights.precision import PRECISIONS, Precision
+from glimpse_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 
 # What no TensorRT imports, or what one of its kinds says it imports and does not.
 BANNED = {

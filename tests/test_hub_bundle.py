@@ -12,16 +12,16 @@ from conftest import Command, assert_one_clear_line, uncertified
 from hub_server import Hub, files_of
 
 from glimpse_runtime import BundleFormatError, BundleNotFoundError
-from glimpse_runtime.bundle import Bundle, packaged_bundle
+from glimpse_runtime.bundle.bundle import Bundle, packaged_bundle
+from glimpse_runtime.bundle.hub.download import hub_errors
+from glimpse_runtime.bundle.hub.name import HubId, parse_hub_id
+from glimpse_runtime.bundle.locate import locate
 from glimpse_runtime.errors import HubError
-from glimpse_runtime.hub import hub_errors
-from glimpse_runtime.hub_id import HubId, parse_hub_id
-from glimpse_runtime.locate import locate
 
 utils = pytest.importorskip("huggingface_hub.utils")
 
-RUN = "glimpse_runtime.cli"
-INSPECT = "glimpse_runtime.inspect_cli"
+RUN = "glimpse_runtime.cli.run"
+INSPECT = "glimpse_runtime.cli.inspect"
 QUESTION = "What colour is the circle?"
 LARGE = "more.data"
 
@@ -185,7 +185,7 @@ def test_only_a_hub_id_leads_to_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_pat
     def refuse(hub_id: HubId) -> Path:
         raise BundleNotFoundError(f"asked for {hub_id}")
 
-    monkeypatch.setattr("glimpse_runtime.hub_bundle.fetch_bundle", refuse)
+    monkeypatch.setattr("glimpse_runtime.bundle.hub.fetch.fetch_bundle", refuse)
     monkeypatch.chdir(tmp_path)
     assert locate(None) == packaged_bundle()
     for place in ("bundle", "./some/pocket", str(tmp_path / "some" / "pocket"), Path("some/pocket"), "a/b/c"):

@@ -17,11 +17,11 @@ from hub_server import Hub, files_of
 
 pytest.importorskip("huggingface_hub")
 
-EXPORT = "glimpse_export.cli"
+EXPORT = "glimpse_export.cli.export"
 LARGE_BYTES = 30 << 20
 RESOLVE = """
 import json, sys
-from glimpse_export.resolve import resolve
+from glimpse_export.source.resolve import resolve
 found = resolve(**json.loads(sys.argv[1]))
 folders, sources = (found.base, found.adapter), (found.base_source, found.adapter_source)
 print(json.dumps([*map(str, folders), *sources, found.name, str(found.lora), found.lora_source]))
@@ -138,9 +138,9 @@ def test_a_lora_comes_before_the_base_and_nothing_else_with_it(hub: Hub, tmp_pat
 
 
 def test_facts_pin_their_revisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    from glimpse_export import resolve as module
+    from glimpse_export.source import resolve as module
     from glimpse_models import MODELS
-    from glimpse_runtime.hub_id import HubId
+    from glimpse_runtime.bundle.hub.name import HubId
 
     facts = dataclasses.replace(
         MODELS["qwen2.5-vl-3b"],

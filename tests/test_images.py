@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from glimpse_runtime import ImageError
-from glimpse_runtime.images import read_image
+from glimpse_runtime.inputs.images import read_image
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [90, 120, 200]], [[9, 8, 7], [250, 251, 252]]], np.uint8)
 

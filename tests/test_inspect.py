@@ -10,12 +10,12 @@ from factory import write_model
 from test_certificate import certificate, check
 
 from glimpse_runtime import Session
-from glimpse_runtime.bundle import packaged_bundle
+from glimpse_runtime.bundle.bundle import packaged_bundle
+from glimpse_runtime.bundle.manifest import Manifest
+from glimpse_runtime.cli.inspection_text import as_text
 from glimpse_runtime.inspection import inspect
-from glimpse_runtime.inspection_text import as_text
-from glimpse_runtime.manifest import Manifest
 
-INSPECT = "glimpse_runtime.inspect_cli"
+INSPECT = "glimpse_runtime.cli.inspect"
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_it_reads_no_weights(copy: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def refuse(path: Path) -> str:
         raise AssertionError(f"{path} was read")
 
-    monkeypatch.setattr("glimpse_runtime.bundle.sha256_of", refuse)
+    monkeypatch.setattr("glimpse_runtime.bundle.bundle.sha256_of", refuse)
     inspect(copy)
     with pytest.raises(AssertionError, match="was read"):
         inspect(copy, verify=True)
@@ -52,7 +52,7 @@ def test_it_reads_no_weights(copy: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_compaction_has_the_precision_of_the_cache_it_moves(tmp_path: Path) -> None:
     pytest.importorskip("onnx_ir")
     from glimpse_export import export
-    from glimpse_export.precision import Precision
+    from glimpse_export.weights.precision import Precision
 
     write_model(tmp_path / "model")
     wanted = options(tmp_path / "model", dialects=("plain",), precision=Precision.choose("fp32", kv_cache="fp16"))

@@ -25,18 +25,18 @@ from test_resume import interrupt_at_the_end
 
 from glimpse_export import ExportOptions, OutputError, plan
 from glimpse_export.certify import command as command_of
-from glimpse_export.estimate import estimate
 from glimpse_export.exporter import Outcome, carry_out
-from glimpse_export.lora import Lora
-from glimpse_export.merged import MergedCheckpoint
-from glimpse_export.plan_text import describe
+from glimpse_export.forecast.estimate import estimate
+from glimpse_export.forecast.text import describe
+from glimpse_export.source.lora import Lora
+from glimpse_export.source.merged import MergedCheckpoint
 from glimpse_models import MODELS
 from glimpse_models.listing import listing
-from glimpse_runtime.bundle import sha256_of
+from glimpse_runtime.bundle.bundle import sha256_of
+from glimpse_runtime.bundle.manifest import Manifest
+from glimpse_runtime.cli.inspection_text import as_text
 from glimpse_runtime.errors import BundleFormatError
 from glimpse_runtime.inspection import inspect
-from glimpse_runtime.inspection_text import as_text
-from glimpse_runtime.manifest import Manifest
 
 EMBEDDING = "model.language_model.embed_tokens"
 EVERYWHERE = (*TARGETS, EMBEDDING, "model.visual.patch_embed.proj", "model.visual.merger.mlp.2")
@@ -171,7 +171,7 @@ def test_a_row_has_the_same_bits_in_whatever_run_it_is_read(tmp_path: Path, rank
 def test_factors_are_read_a_run_at_a_time(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is that of a few rows, also of the embedding's wide factor."""
     lora = Lora(write_lora(tmp_path / "lora", tiny / "base", (EMBEDDING, "lm_head")))
-    from glimpse_export.tensor_file import TensorFile
+    from glimpse_export.source.tensor_file import TensorFile
 
     sizes: list[int] = []
     read = TensorFile.read
@@ -284,10 +284,10 @@ def test_work_of_another_adapter_is_not_taken_over(tiny: Path, tmp_path: Path, o
 def test_the_command_takes_one(tiny: Path, tmp_path: Path, command: Command) -> None:
     lora = write_lora(tmp_path / "lora", tiny / "base")
     words = ["--model", tiny / "base", "--adapter", tiny / "adapter", "--lora", lora, "--no-tokenizer"]
-    done = command("glimpse_export.cli", *words, "--dry-run")
+    done = command("glimpse_export.cli.export", *words, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "lora: 4 matrices of rank 4, merged" in done.stdout
-    done = command("glimpse_export.cli", "--bundle", "x", "--target", "tensorrt", "--lora", lora)
+    done = command("glimpse_export.cli.export", "--bundle", "x", "--target", "tensorrt", "--lora", lora)
     assert (done.returncode, "--lora is for an export, not for --bundle" in done.stderr) == (2, True)
 
 

@@ -18,10 +18,10 @@ from conftest import options
 from factory import write_model
 
 from glimpse_export import export
-from glimpse_export.checkpoint import Checkpoint
-from glimpse_export.lora import Lora
-from glimpse_export.merged import MergedCheckpoint
-from glimpse_runtime.bundle import sha256_of
+from glimpse_export.source.checkpoint import Checkpoint
+from glimpse_export.source.lora import Lora
+from glimpse_export.source.merged import MergedCheckpoint
+from glimpse_runtime.bundle.bundle import sha256_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's
 

@@ -19,10 +19,10 @@ from checkpoints.towers import Decoder
 from make_checkpoint import cut, write
 
 from glimpse_export import ExportOptions, export, plan
-from glimpse_export.checkpoint import Checkpoint
+from glimpse_export.source.checkpoint import Checkpoint
 from glimpse_models import MODELS, Dims
 from glimpse_runtime import load
-from glimpse_runtime.tokenizer import Tokenizer
+from glimpse_runtime.inputs.tokenizer import Tokenizer
 
 SMALL = dataclasses.replace(
     cut(MODELS["qwen2.5-vl-3b"].dims, layers=3, depth=2, vocab=1000),

@@ -14,16 +14,17 @@ from factory import Case, make_case, write_model
 
 from glimpse_export import ExportOptions, export
 from glimpse_export.graphs.builder import GraphBuilder
-from glimpse_runtime import positions, visual
-from glimpse_runtime import rule as rules
-from glimpse_runtime.bundle import Bundle
-from glimpse_runtime.cache import KVCache
-from glimpse_runtime.pipeline import Pipeline
-from glimpse_runtime.positions import Windows
-from glimpse_runtime.preprocess import Grid
-from glimpse_runtime.rule import Rule
-from glimpse_runtime.types import Array, BoolArray, FloatArray
-from glimpse_runtime.visual import Visual
+from glimpse_runtime.arrays import Array, BoolArray, FloatArray
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.inputs import positions
+from glimpse_runtime.inputs.positions import Windows
+from glimpse_runtime.inputs.preprocess import Grid
+from glimpse_runtime.pruning import rule as rules
+from glimpse_runtime.pruning.rule import Rule
+from glimpse_runtime.steps import visual
+from glimpse_runtime.steps.cache import KVCache
+from glimpse_runtime.steps.pipeline import Pipeline
+from glimpse_runtime.steps.visual import Visual
 
 Patch = pytest.MonkeyPatch
 TWO = ((84, 112), (56, 28))

@@ -15,7 +15,7 @@ import click
 import pytest
 from conftest import ROOT
 
-from glimpse_export.cli import run as export_command
+from glimpse_export.cli.export import run as export_command
 
 Parse = Callable[..., list[str]]
 
@@ -43,11 +43,11 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Parse:
     for name in ("optimum", "optimum.commands"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, "optimum.commands.base", base)
-    monkeypatch.delitem(sys.modules, "glimpse_export.optimum_command", raising=False)
-    module = importlib.import_module("glimpse_export.optimum_command")
-    monkeypatch.delitem(sys.modules, "glimpse_export.optimum_command")
+    monkeypatch.delitem(sys.modules, "glimpse_export.cli.optimum_command", raising=False)
+    module = importlib.import_module("glimpse_export.cli.optimum_command")
+    monkeypatch.delitem(sys.modules, "glimpse_export.cli.optimum_command")
     seen: list[list[str]] = []
-    monkeypatch.setattr("glimpse_runtime.terminal.run", lambda command, words, name: seen.append(words))
+    monkeypatch.setattr("glimpse_runtime.cli.terminal.run", lambda command, words, name: seen.append(words))
 
     def words_for(*words: str) -> list[str]:
         parser = argparse.ArgumentParser()

@@ -11,9 +11,10 @@ from fake_cuda import Runtime
 from fake_cuda.ort import FakeOnnxRuntime
 from gpu_stand_in import ORIN, put_in_gpu, put_in_kernels
 
-from glimpse_runtime import Answer, BackendError, Pruning, Sampling, Session, load, pipeline
+from glimpse_runtime import Answer, BackendError, Pruning, Sampling, Session, load
 from glimpse_runtime.backends import ort_cuda
-from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.steps import pipeline
 
 GOLDEN = Path(__file__).parent / "golden" / "modelA"
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -35,7 +36,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnx_ir")
     pytest.importorskip("torch")
     from glimpse_export import ExportOptions, export
-    from glimpse_export.precision import Precision
+    from glimpse_export.weights.precision import Precision
 
     made = ExportOptions("pocket", precision=Precision(kv_cache="fp16"), certify="off")
     return export(made, tmp_path_factory.mktemp("half") / "pocket")

@@ -19,15 +19,15 @@ from conftest import ROOT, Command, assert_one_clear_line, options
 from safetensors.numpy import load_file
 
 from glimpse_export import BudgetError, ExportOptions, export, plan
-from glimpse_export.boards import BOARDS, parse_budget
-from glimpse_export.budget import alternatives, require_fit
-from glimpse_export.estimate import RunMemory, estimate
-from glimpse_export.planning import Plan
-from glimpse_export.precision import Precision
+from glimpse_export.forecast.budget import alternatives, require_fit
+from glimpse_export.forecast.estimate import RunMemory, estimate
+from glimpse_export.planning.boards import BOARDS, parse_budget
+from glimpse_export.planning.plan import Plan
+from glimpse_export.weights.precision import Precision
 from glimpse_runtime import load
-from glimpse_runtime.pipeline import ROWS_AT_ONCE
+from glimpse_runtime.steps.pipeline import ROWS_AT_ONCE
 
-EXPORT = "glimpse_export.cli"
+EXPORT = "glimpse_export.cli.export"
 BLOCK, BLOCK_COPIES = 128, 8
 
 

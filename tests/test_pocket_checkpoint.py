@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import glimpse_models.pocket
-from glimpse_models.pocket.config import PocketConfig
-from glimpse_models.pocket.tokenizer import build_tokenizer
+from glimpse_models.pocket.model.config import PocketConfig
+from glimpse_models.pocket.model.tokenizer import build_tokenizer
 
 CHECKPOINT = Path(glimpse_models.pocket.__file__).parent / "checkpoint"
 BASE, ADAPTER = CHECKPOINT / "base", CHECKPOINT / "adapter"
@@ -69,12 +69,12 @@ def test_transformers_loads_the_base_and_answers_like_the_reference():
     for package in ("skimage", "sklearn", "matplotlib"):
         pytest.importorskip(package)
     from glimpse_models.pocket.checkpoint import read_checkpoint
-    from glimpse_models.pocket.config import special_id
-    from glimpse_models.pocket.data import RowEncoder, collate
-    from glimpse_models.pocket.questions import ask
-    from glimpse_models.pocket.reference import Reference
-    from glimpse_models.pocket.scenes import make_scene, scene_rng
-    from glimpse_models.pocket.tokenizer import IMAGE_PAD
+    from glimpse_models.pocket.model.config import special_id
+    from glimpse_models.pocket.model.tokenizer import IMAGE_PAD
+    from glimpse_models.pocket.scenes.questions import ask
+    from glimpse_models.pocket.scenes.scenes import make_scene, scene_rng
+    from glimpse_models.pocket.training.data import RowEncoder, collate
+    from glimpse_models.pocket.training.reference import Reference
 
     rng = scene_rng("test", 11, 0)
     scene = make_scene(rng, 224, 224, "test")

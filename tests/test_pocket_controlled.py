@@ -12,10 +12,10 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 from glimpse_models.pocket.controlled import SIDES, counting_scenes, resized_scenes
-from glimpse_models.pocket.questions import PLURALS, ask
-from glimpse_models.pocket.relevant import BESIDE, MARGIN, TOUCHED, graded_tokens, relevant_tokens
-from glimpse_models.pocket.scenes import SceneObject, cut_out, free_corner
-from glimpse_models.pocket.sprites import SHAPES
+from glimpse_models.pocket.scenes.questions import PLURALS, ask
+from glimpse_models.pocket.scenes.relevant import BESIDE, MARGIN, TOUCHED, graded_tokens, relevant_tokens
+from glimpse_models.pocket.scenes.scenes import SceneObject, cut_out, free_corner
+from glimpse_models.pocket.scenes.sprites import SHAPES
 
 CELL = 28
 SEEDS = range(4)

@@ -11,8 +11,8 @@ for package in ("onnxruntime", "skimage", "sklearn", "matplotlib"):
 
 from glimpse_models.pocket import validate
 from glimpse_models.pocket.evaluate import evaluate, main, table
-from glimpse_models.pocket.questions import TYPES, ask
-from glimpse_models.pocket.scenes import make_scene, scene_rng
+from glimpse_models.pocket.scenes.questions import TYPES, ask
+from glimpse_models.pocket.scenes.scenes import make_scene, scene_rng
 from glimpse_runtime import load
 
 

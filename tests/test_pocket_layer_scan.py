@@ -11,7 +11,7 @@ for package in ("skimage", "sklearn", "matplotlib"):
     pytest.importorskip(package)
 
 from glimpse_models.pocket import layer_scan
-from glimpse_models.pocket.questions import TYPES
+from glimpse_models.pocket.scenes.questions import TYPES
 
 
 def test_dropping_everything_early_loses_what_the_boxes_keep(monkeypatch, capsys):

@@ -19,15 +19,15 @@ from PIL import Image
 
 from glimpse_models.pocket import train_pruners
 from glimpse_models.pocket.checkpoint import read_checkpoint
-from glimpse_models.pocket.config import PocketConfig, special_id
-from glimpse_models.pocket.data import IGNORED, BatchSpec, RowEncoder, draw_batch
-from glimpse_models.pocket.learned import Covipal, Sdtp, imitation_loss, ranking_loss
-from glimpse_models.pocket.lessons import Teacher
-from glimpse_models.pocket.objectives import Scores
-from glimpse_models.pocket.tokenizer import IMAGE_PAD
+from glimpse_models.pocket.model.config import PocketConfig, special_id
+from glimpse_models.pocket.model.tokenizer import IMAGE_PAD
 from glimpse_models.pocket.train_pruners import Training
+from glimpse_models.pocket.training.data import IGNORED, BatchSpec, RowEncoder, draw_batch
+from glimpse_models.pocket.training.learned import Covipal, Sdtp, imitation_loss, ranking_loss
+from glimpse_models.pocket.training.lessons import Teacher
+from glimpse_models.pocket.training.objectives import Scores
 from glimpse_runtime import Pruning, load
-from glimpse_runtime.bundle import packaged_bundle, sha256_of
+from glimpse_runtime.bundle.bundle import packaged_bundle, sha256_of
 from glimpse_runtime.pruners import PrunerInput, find
 
 CONFIG = PocketConfig()

@@ -13,14 +13,14 @@ pytest.importorskip("matplotlib")
 
 from PIL import Image
 
-from glimpse_models.pocket.config import PocketConfig, special_id
-from glimpse_models.pocket.data import BatchSpec, RowEncoder, draw_batch
-from glimpse_models.pocket.glimpse import GlimpseForward, GlimpseModules
-from glimpse_models.pocket.layout import make_layout, row_positions, scorer_rotary, text_rotary
-from glimpse_models.pocket.model import Pocket, make_model, patchify, rotate
-from glimpse_models.pocket.optim import orthogonalised, schedule
-from glimpse_models.pocket.reference import Reference
-from glimpse_models.pocket.tokenizer import IMAGE_PAD
+from glimpse_models.pocket.model.config import PocketConfig, special_id
+from glimpse_models.pocket.model.glimpse import GlimpseForward, GlimpseModules
+from glimpse_models.pocket.model.layout import make_layout, row_positions, scorer_rotary, text_rotary
+from glimpse_models.pocket.model.model import Pocket, make_model, patchify, rotate
+from glimpse_models.pocket.model.tokenizer import IMAGE_PAD
+from glimpse_models.pocket.training.data import BatchSpec, RowEncoder, draw_batch
+from glimpse_models.pocket.training.optim import orthogonalised, schedule
+from glimpse_models.pocket.training.reference import Reference
 
 HEIGHT, WIDTH, TOKENS = 112, 224, 32
 CONFIG = PocketConfig()

@@ -17,16 +17,16 @@ from safetensors.torch import load_file
 
 from glimpse_models.pocket import train_plus
 from glimpse_models.pocket.checkpoint import default_threshold, read_checkpoint
-from glimpse_models.pocket.config import PocketConfig
-from glimpse_models.pocket.data import IGNORED, BatchSpec, RowEncoder, draw_batch
-from glimpse_models.pocket.glimpse import GlimpseModules
-from glimpse_models.pocket.layout import make_layout, row_positions, text_rotary
-from glimpse_models.pocket.lora import ALPHA, RANK, TARGETS, Lora
-from glimpse_models.pocket.losses import answer_loss
-from glimpse_models.pocket.model import Pocket, decoder_weights, make_model, patchify
-from glimpse_models.pocket.plan import PLUS, Part
-from glimpse_models.pocket.pruned import Kept, choose, decode_pruned
-from glimpse_models.pocket.reference import Reference
+from glimpse_models.pocket.model.config import PocketConfig
+from glimpse_models.pocket.model.glimpse import GlimpseModules
+from glimpse_models.pocket.model.layout import make_layout, row_positions, text_rotary
+from glimpse_models.pocket.model.lora import ALPHA, RANK, TARGETS, Lora
+from glimpse_models.pocket.model.model import Pocket, decoder_weights, make_model, patchify
+from glimpse_models.pocket.model.pruned import Kept, choose, decode_pruned
+from glimpse_models.pocket.training.data import IGNORED, BatchSpec, RowEncoder, draw_batch
+from glimpse_models.pocket.training.losses import answer_loss
+from glimpse_models.pocket.training.plan import PLUS, Part
+from glimpse_models.pocket.training.reference import Reference
 
 CONFIG = PocketConfig()
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

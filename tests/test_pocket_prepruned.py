@@ -14,15 +14,15 @@ for package in ("skimage", "sklearn", "matplotlib"):
 
 from glimpse_models.pocket import train_prepruned
 from glimpse_models.pocket.checkpoint import PACKAGED, default_threshold, read_checkpoint
-from glimpse_models.pocket.config import PocketConfig, special_id
-from glimpse_models.pocket.data import BatchSpec, RowEncoder, draw_batch
-from glimpse_models.pocket.glimpse import GlimpseForward
-from glimpse_models.pocket.layout import make_layout, row_positions, text_rotary
-from glimpse_models.pocket.model import Pocket, patchify
-from glimpse_models.pocket.objectives import Scores, Trainee
-from glimpse_models.pocket.plan import PREPRUNED, Part
-from glimpse_models.pocket.prepruned import FIRST_STAGES, PrePrunedTask, entered_rotary, entering
-from glimpse_models.pocket.tokenizer import IMAGE_PAD
+from glimpse_models.pocket.model.config import PocketConfig, special_id
+from glimpse_models.pocket.model.glimpse import GlimpseForward
+from glimpse_models.pocket.model.layout import make_layout, row_positions, text_rotary
+from glimpse_models.pocket.model.model import Pocket, patchify
+from glimpse_models.pocket.model.tokenizer import IMAGE_PAD
+from glimpse_models.pocket.training.data import BatchSpec, RowEncoder, draw_batch
+from glimpse_models.pocket.training.objectives import Scores, Trainee
+from glimpse_models.pocket.training.plan import PREPRUNED, Part
+from glimpse_models.pocket.training.prepruned import FIRST_STAGES, PrePrunedTask, entered_rotary, entering
 from glimpse_runtime import Pruning, load
 
 CONFIG = PocketConfig()

@@ -9,12 +9,12 @@ pytest.importorskip("skimage")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from glimpse_models.pocket.backgrounds import PHOTOS, photo
-from glimpse_models.pocket.heldout import QUESTIONS_PER_SCENE, samples
-from glimpse_models.pocket.questions import MAX_COUNT, TYPES, ask
-from glimpse_models.pocket.scenes import make_scene, scene_rng
-from glimpse_models.pocket.sprites import COLOURS, SHAPES, lettered_sprite
-from glimpse_models.pocket.texts import SPLITS, WORDS, plate_text, sign_text, split_of
+from glimpse_models.pocket.scenes.backgrounds import PHOTOS, photo
+from glimpse_models.pocket.scenes.heldout import QUESTIONS_PER_SCENE, samples
+from glimpse_models.pocket.scenes.questions import MAX_COUNT, TYPES, ask
+from glimpse_models.pocket.scenes.scenes import make_scene, scene_rng
+from glimpse_models.pocket.scenes.sprites import COLOURS, SHAPES, lettered_sprite
+from glimpse_models.pocket.scenes.texts import SPLITS, WORDS, plate_text, sign_text, split_of
 
 SIZES = [(224, 224), (448, 336), (500, 350)]
 

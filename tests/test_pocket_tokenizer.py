@@ -3,9 +3,8 @@
 import jinja2
 import pytest
 
-from glimpse_models.pocket.config import PocketConfig, special_id
-from glimpse_models.pocket.questions import every_question
-from glimpse_models.pocket.tokenizer import (
+from glimpse_models.pocket.model.config import PocketConfig, special_id
+from glimpse_models.pocket.model.tokenizer import (
     CHAT_TEMPLATE,
     IMAGE_PAD,
     SPECIAL_TOKENS,
@@ -13,6 +12,7 @@ from glimpse_models.pocket.tokenizer import (
     prompt_parts,
     save_tokenizer,
 )
+from glimpse_models.pocket.scenes.questions import every_question
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ for package in ("skimage", "sklearn", "matplotlib"):
     pytest.importorskip(package)
 
 from glimpse_models.pocket.checkpoint import export_run, read_checkpoint
-from glimpse_models.pocket.plan import PLAN, PLUS, PREPRUNED, SMOKE
 from glimpse_models.pocket.train import parse_args, planned
-from glimpse_models.pocket.trainer import Settings, run_worker
+from glimpse_models.pocket.training.plan import PLAN, PLUS, PREPRUNED, SMOKE
+from glimpse_models.pocket.training.trainer import Settings, run_worker
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 

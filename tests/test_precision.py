@@ -9,15 +9,15 @@ pytest.importorskip("onnx_ir")
 pytest.importorskip("torch")
 
 from glimpse_export import ExportOptions, UnsupportedError, export, plan
-from glimpse_export.graphs import matrix
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.dialects import dialect
-from glimpse_export.graphs.matrix import matrix_of
-from glimpse_export.graphs.quantise import BLOCK, quantise_rows, quantised, quantised_columns
-from glimpse_export.graphs.weights import WeightFile
-from glimpse_export.precision import PRECISIONS, Precision
+from glimpse_export.source import matrix
+from glimpse_export.source.matrix import matrix_of
+from glimpse_export.weights.file import WeightFile
+from glimpse_export.weights.precision import PRECISIONS, Precision
+from glimpse_export.weights.quantise import BLOCK, quantise_rows, quantised, quantised_columns
 from glimpse_runtime import Pruning, load
-from glimpse_runtime.manifest import MANIFEST_NAME, Manifest
+from glimpse_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 
 # Relative L2 distance of the first logits from the float32 model's on pocket, and how many bytes a matrix may take.
 BOUNDS = {"fp32": 1e-6, "fp16": 5e-3, "bf16": 2e-2, "int8": 4e-2, "int4": 4e-1}

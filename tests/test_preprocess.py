@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from glimpse_runtime import ImageError
-from glimpse_runtime.images import read_image
-from glimpse_runtime.manifest import ImageRules
-from glimpse_runtime.preprocess import patch_grid, patchify, smart_resize
+from glimpse_runtime.bundle.manifest import ImageRules
+from glimpse_runtime.inputs.images import read_image
+from glimpse_runtime.inputs.preprocess import patch_grid, patchify, smart_resize
 
 RULES = ImageRules(
     patch_size=14,

@@ -7,9 +7,9 @@ import pytest
 from tokenizers import Tokenizer as HFTokenizer
 
 from glimpse_runtime import PromptError, Session
-from glimpse_runtime.preprocess import Grid
-from glimpse_runtime.prompt import build_prompt, expand_images
-from glimpse_runtime.tokenizer import Tokenizer
+from glimpse_runtime.inputs.preprocess import Grid
+from glimpse_runtime.inputs.prompt import build_prompt, expand_images
+from glimpse_runtime.inputs.tokenizer import Tokenizer
 
 QUESTIONS = [
     "What colour is the circle?",

@@ -15,9 +15,9 @@ import pytest
 from conftest import ROOT
 
 from glimpse_runtime import BundleFormatError, PromptError, Pruning, PruningError, Session, load
-from glimpse_runtime.bundle import packaged_bundle, sha256_of
+from glimpse_runtime.bundle.bundle import packaged_bundle, sha256_of
 from glimpse_runtime.pruners import GROUP, find, names
-from glimpse_runtime.selection import _quotas
+from glimpse_runtime.steps.select import _quotas
 
 QUESTION = "What colour is the circle?"
 OTHER = "How many stars are there?"

@@ -8,8 +8,8 @@ import pytest
 
 from glimpse_runtime import PruningError
 from glimpse_runtime.pruners import BEFORE, SPLIT, Pruner, PrunerInput, find, names, table
-from glimpse_runtime.pruners.neighbour_suppression import centred, pick
-from glimpse_runtime.pruners.position_debias import debias
+from glimpse_runtime.pruners.methods.neighbour_suppression import centred, pick
+from glimpse_runtime.pruners.methods.position_debias import debias
 
 Mask = list[bool]
 

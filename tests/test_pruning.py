@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from glimpse_runtime import Pruning, PruningError
-from glimpse_runtime.manifest import PruningDefaults
-from glimpse_runtime.preprocess import Grid
+from glimpse_runtime.bundle.manifest import PruningDefaults
+from glimpse_runtime.inputs.preprocess import Grid
 from glimpse_runtime.pruners import PrunerInput, find
-from glimpse_runtime.rule import Rule, check, flat_masks, keep_index, merge, per_image, probability, select
+from glimpse_runtime.pruning.rule import Rule, check, flat_masks, keep_index, merge, per_image, probability, select
 
 DEFAULTS = PruningDefaults(threshold=0.5, max_keep_ratio=0.3, min_keep=2, anchors=("tl",))
 

@@ -23,12 +23,12 @@ from conftest import ROOT, STAGES, assert_one_clear_line, options, work_of
 from glimpse_export import CheckpointError, OutputError
 from glimpse_export.exporter import Outcome, carry_out
 from glimpse_export.graphs.dialects import DIALECTS
-from glimpse_export.graphs.weights import WeightFile
-from glimpse_export.hashes import content_sha256
-from glimpse_export.precision import Precision
-from glimpse_export.sources import Sources
-from glimpse_export.stamps import WRITERS
-from glimpse_runtime.bundle import Bundle, sha256_of
+from glimpse_export.source.hashes import content_sha256
+from glimpse_export.weights.file import WeightFile
+from glimpse_export.weights.precision import Precision
+from glimpse_export.write.sources import Sources
+from glimpse_export.write.stamps import WRITERS
+from glimpse_runtime.bundle.bundle import Bundle, sha256_of
 
 
 def run(model: Path, out: Path, **changes: Any) -> Outcome:
@@ -101,7 +101,7 @@ def test_a_file_that_must_not_grow_is_met_like_a_full_disk(model: Path, out: Pat
     words = ["--model", model / "base", "--adapter", model / "adapter", "--no-tokenizer", "--out", out]
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY)); "
     done = subprocess.run(
-        [sys.executable, "-c", f"{limit}from glimpse_export.cli import main; main()", *map(str, words)],
+        [sys.executable, "-c", f"{limit}from glimpse_export.cli.export import main; main()", *map(str, words)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("runtime", "export", "models"))},
@@ -140,7 +140,7 @@ def interrupt_at_the_end(model: Path, out: Path, **changes: Any) -> None:
         def stop(*unused: object) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr("glimpse_export.work.WorkFolder.assemble", stop)
+        patch.setattr("glimpse_export.write.work.WorkFolder.assemble", stop)
         with pytest.raises(KeyboardInterrupt):
             run(model, out, **changes)
 
@@ -230,10 +230,10 @@ def test_what_was_hashed_when_it_was_written_is_not_hashed_again(
     model: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("glimpse_runtime.bundle._HASH_EACH_LOAD_BYTES", 0)
+    monkeypatch.setattr("glimpse_runtime.bundle.bundle._HASH_EACH_LOAD_BYTES", 0)
     run(model, out)
     hashed: list[Path] = []
-    monkeypatch.setattr("glimpse_runtime.bundle.sha256_of", hashed.append)
+    monkeypatch.setattr("glimpse_runtime.bundle.bundle.sha256_of", hashed.append)
     Bundle.open(out)
     assert hashed == []
 
@@ -295,7 +295,7 @@ def test_without_links_files_are_copied(
 HOLD = """
 import sys, time
 from pathlib import Path
-from glimpse_export.work import WorkFolder
+from glimpse_export.write.work import WorkFolder
 with WorkFolder.opened(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -318,7 +318,7 @@ def test_a_second_export_into_the_same_place_is_refused(model: Path, out: Path, 
 
 def test_large_files_are_hashed_once_until_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("glimpse_export.hashes._REMEMBERED_FROM_BYTES", 4)
+    monkeypatch.setattr("glimpse_export.source.hashes._REMEMBERED_FROM_BYTES", 4)
     said: list[str] = []
     blob = tmp_path / "blobs" / ("0" * 64)
     blob.parent.mkdir()

@@ -10,7 +10,7 @@ import pytest
 from conftest import Command, assert_one_clear_line
 from PIL import Image
 
-RUN = "glimpse_runtime.cli"
+RUN = "glimpse_runtime.cli.run"
 QUESTION = "What colour is the circle?"
 
 
@@ -186,7 +186,8 @@ def test_without_onnxruntime_it_says_what_to_install(command: Command, image: Pa
 def test_interruption_and_bugs_have_their_exit_codes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from glimpse_runtime import cli, terminal
+    from glimpse_runtime.cli import run as cli
+    from glimpse_runtime.cli import terminal
 
     for error, code, line in (
         (KeyboardInterrupt(), 130, "interrupted"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from glimpse_runtime import InputError, Sampling, Session
-from glimpse_runtime.sampling import Sampler, filtered_probability
+from glimpse_runtime.session.sampling import Sampler, filtered_probability
 
 LOGITS = np.random.default_rng(5).standard_normal(200).astype(np.float32) * 3
 

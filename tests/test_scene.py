@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from glimpse_runtime import InputError, Pruning, Scene, Session, SessionError, load
-from glimpse_runtime.scene import SceneCache, SceneState
+from glimpse_runtime.session.scene import SceneCache, SceneState
 
 QUESTIONS = [
     "What colour is the circle?",

@@ -24,9 +24,9 @@ from glimpse_runtime import (
     load,
 )
 from glimpse_runtime.backends import open_backend
-from glimpse_runtime.bundle import Bundle
-from glimpse_runtime.pipeline import Pipeline
-from glimpse_runtime.session import DEFAULT_MAX_NEW_TOKENS
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.session.session import DEFAULT_MAX_NEW_TOKENS
+from glimpse_runtime.steps.pipeline import Pipeline
 
 QUESTION = "What colour is the circle?"
 

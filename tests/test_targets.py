@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from glimpse_export.boards import BOARDS
-from glimpse_export.targets import TARGETS, default_dialects
+from glimpse_export.planning.boards import BOARDS
+from glimpse_export.planning.targets import TARGETS, default_dialects
 from glimpse_models.facts import TARGETS as PRECISION_TARGETS
 from glimpse_models.registry import MODELS
 from glimpse_runtime.engines import flavours

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("jinja2")
 
 from glimpse_export.errors import CheckpointError, UnsupportedError
-from glimpse_export.template import compose, cut_template, read_template
+from glimpse_export.source.template import compose, cut_template, read_template
 
 QWEN = (
     "{% set image_count = namespace(value=0) %}{% for message in messages %}"

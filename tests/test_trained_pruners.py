@@ -14,14 +14,14 @@ from test_pruner_requests import FITTING, MISFITS
 
 from glimpse_export import CheckpointError
 from glimpse_export.exporter import carry_out
-from glimpse_export.plan_text import describe
-from glimpse_export.planning import plan
-from glimpse_export.trained_pruners import find_files
-from glimpse_runtime.bundle import Bundle, sha256_of
+from glimpse_export.forecast.text import describe
+from glimpse_export.planning.plan import plan
+from glimpse_export.source.trained_pruners import find_files
+from glimpse_runtime.bundle.bundle import Bundle, sha256_of
+from glimpse_runtime.cli.inspection_text import as_text
 from glimpse_runtime.inspection import inspect
-from glimpse_runtime.inspection_text import as_text
-from glimpse_runtime.pruner_weights import read_weights
 from glimpse_runtime.pruners import find, method_of, weights_file
+from glimpse_runtime.pruning.weights import read_weights
 
 
 def write(folder: Path, method: str, hidden: int, inner: int = 4) -> Path:
@@ -111,7 +111,7 @@ def test_covipal_sums_widths(tmp_path: Path) -> None:
 def test_the_command_says_which_file_before_it_writes(command: Command, model: Path, out: Path, hidden: int) -> None:
     path = write(model / "adapter", "sdtp", hidden + 1)
     words = ("--model", model / "base", "--adapter", model / "adapter", "--no-tokenizer", "--out", out)
-    done = command("glimpse_export.cli", *words)
+    done = command("glimpse_export.cli.export", *words)
     assert_one_clear_line(done, str(path), "array w1 has shape")
     assert not out.exists()
 

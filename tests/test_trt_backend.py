@@ -8,7 +8,7 @@ import pytest
 from fake_cuda import Runtime
 from gpu_stand_in import build, plug_in
 
-from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.bundle.bundle import Bundle
 
 CASES = sorted(path.stem for path in (Path(__file__).parent / "golden" / "modelA" / "cases").glob("*.npz"))
 # What is installed, the dialect that follows, and whether the KV cache is updated in place.

@@ -11,17 +11,17 @@ from fake_cuda import FakeCudaError, Runtime
 from gpu_stand_in import build, plug_in
 
 from glimpse_runtime.backends import Tensor, open_backend
-from glimpse_runtime.backends.cuda import Cuda
-from glimpse_runtime.backends.cuda_resources import Event, Pinned
-from glimpse_runtime.backends.device_memory import DeviceMemory, DeviceTensor
+from glimpse_runtime.backends.cuda.device import Cuda
+from glimpse_runtime.backends.cuda.memory import DeviceMemory, DeviceTensor
+from glimpse_runtime.backends.cuda.resources import Event, Pinned
 from glimpse_runtime.backends.trt import TrtBackend, engine
 from glimpse_runtime.backends.trt.context import Context, Workspace
 from glimpse_runtime.backends.trt.engine import TrtEngine
 from glimpse_runtime.backends.trt.step import Step
-from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.manifest import StageSpec, TensorSpec
 from glimpse_runtime.errors import BackendError
 from glimpse_runtime.interrupt import Interrupt
-from glimpse_runtime.manifest import StageSpec, TensorSpec
 
 CASE = "A01_square_224"
 IN_PLACE, BY_TURNS = "10.15.1", "10.3.0"
@@ -189,7 +189,7 @@ class TestOneEngine:
 
     @staticmethod
     def lower(backend: TrtBackend, folder: Path) -> tuple[StageSpec, TrtEngine]:
-        from glimpse_runtime.cache import KVCache
+        from glimpse_runtime.steps.cache import KVCache
 
         bundle = Bundle.open(folder)
         stage = bundle.manifest.stages_of(bundle.manifest.choose_dialect(backend.dialects))["lower"]

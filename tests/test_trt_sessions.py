@@ -14,12 +14,13 @@ import pytest
 from fake_cuda import Runtime, cudaError_t
 from gpu_stand_in import build, plug_in, put_in_kernels
 
-from glimpse_runtime import Answer, BackendError, InputError, Pruning, Sampling, Session, load, pipeline
-from glimpse_runtime.backends.device_compaction import Compaction, CopyCompaction, KernelCompaction
+from glimpse_runtime import Answer, BackendError, InputError, Pruning, Sampling, Session, load
+from glimpse_runtime.backends.cuda.compaction import Compaction, CopyCompaction, KernelCompaction
 from glimpse_runtime.backends.ort import OrtBackend
 from glimpse_runtime.backends.trt.compaction import EngineCompaction
 from glimpse_runtime.engines.flavours import installed
 from glimpse_runtime.pruners import names
+from glimpse_runtime.steps import pipeline
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MACHINES = {

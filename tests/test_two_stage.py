@@ -16,7 +16,7 @@ from reference import Reference, Request, margin, patches
 
 from glimpse_export import export
 from glimpse_runtime import PruneReport, Pruning, PruningError, Session
-from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.bundle.bundle import Bundle
 
 TWO = ((84, 112), (140, 56))
 STEPS = 6

@@ -17,7 +17,7 @@ from reference import Reference, Request
 
 from glimpse_export import export
 from glimpse_export.graphs.dialects import DIALECTS
-from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.bundle.bundle import Bundle
 
 GOLDEN = Path(__file__).parent / "golden" / "modelA"
 TWO = ((84, 112), (56, 28))

@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("onnx_ir")
 
-from glimpse_export.graphs import weights
-from glimpse_export.graphs.journal import journal_of
-from glimpse_export.graphs.weights import WeightFile
-from glimpse_runtime.bundle import sha256_of
+from glimpse_export.weights import file as weights
+from glimpse_export.weights.file import WeightFile
+from glimpse_export.weights.journal import journal_of
+from glimpse_runtime.bundle.bundle import sha256_of
 
 
 class Store:

@@ -10,8 +10,8 @@ import torch
 
 from checkpoints.draw import Recipe, draw
 from checkpoints.residual import Residual
-from glimpse_export.adapter import expected_tensors
-from glimpse_export.architecture import Architecture
+from glimpse_export.model.architecture import Architecture
+from glimpse_export.source.adapter import expected_tensors
 
 SCORE_STD = 2.0
 """Expected spread of the attention scores that the scorer reads."""

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from glimpse_export.resolve import resolve
+from glimpse_export.source.resolve import resolve
 from glimpse_models import Dims
 
 SPECIAL_TOKENS = (

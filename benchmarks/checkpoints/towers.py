@@ -8,7 +8,7 @@ import numpy as np
 
 from checkpoints.draw import Recipe, draw, stream_of
 from checkpoints.residual import MARK, Residual
-from glimpse_export.architecture import Architecture
+from glimpse_export.model.architecture import Architecture
 
 SHARPNESS = 1.3
 """Size of queries and keys: scores of standard deviation 1.7, attention over some dozens of rows."""

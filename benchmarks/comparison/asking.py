@@ -12,14 +12,14 @@ from PIL import Image
 
 from glimpse_models.pocket.evaluate import MAX_NEW_TOKENS
 from glimpse_runtime import Pruning, Session
+from glimpse_runtime.arrays import BoolArray
+from glimpse_runtime.inputs.prompt import Prompt
 from glimpse_runtime.interrupt import Interrupt
-from glimpse_runtime.prompt import Prompt
-from glimpse_runtime.prune_report import PruneReport
 from glimpse_runtime.pruners import BEFORE
-from glimpse_runtime.request import make_request
-from glimpse_runtime.scene import SceneState
+from glimpse_runtime.pruning.report import PruneReport
+from glimpse_runtime.session.request import make_request
+from glimpse_runtime.session.scene import SceneState
 from glimpse_runtime.stats import Stats
-from glimpse_runtime.types import BoolArray
 
 PREFILL = ("preselect", "lower", "score", "select", "compact", "upper")
 

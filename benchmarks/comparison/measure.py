@@ -8,10 +8,10 @@ import numpy as np
 from comparison.asking import NO_PICTURE, Asker, Picture, Reply
 from comparison.results import Results
 from comparison.ways import BLIND, DROPPED, GLIMPSE, ORACLE, RANDOM_AT_SPLIT, Way
-from glimpse_models.pocket.heldout import Sample
-from glimpse_models.pocket.relevant import relevant_tokens
+from glimpse_models.pocket.scenes.heldout import Sample
+from glimpse_models.pocket.scenes.relevant import relevant_tokens
 from glimpse_runtime import Session
-from glimpse_runtime.types import BoolArray
+from glimpse_runtime.arrays import BoolArray
 
 
 def measure(

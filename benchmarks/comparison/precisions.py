@@ -12,10 +12,10 @@ from comparison.asking import Asker, Reply
 from comparison.intervals import Bootstrap
 from comparison.ways import GLIMPSE, UNPRUNED
 from glimpse_export import ExportOptions, export
-from glimpse_export.precision import Precision
-from glimpse_models.pocket.heldout import Sample
+from glimpse_export.weights.precision import Precision
+from glimpse_models.pocket.scenes.heldout import Sample
 from glimpse_runtime import load
-from glimpse_runtime.types import BoolArray
+from glimpse_runtime.arrays import BoolArray
 
 EXACT = "fp32"
 """What the others are compared with."""

@@ -10,7 +10,7 @@ import numpy as np
 from comparison.asking import Reply
 from comparison.intervals import Bootstrap
 from comparison.ways import REFERENCE, UNPRUNED, Way
-from glimpse_models.pocket.questions import TYPES, Question
+from glimpse_models.pocket.scenes.questions import TYPES, Question
 
 Figures = dict[str, object]
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from glimpse_models.pocket.evaluate import least_kept
 from glimpse_runtime import Pruning, PruningError
+from glimpse_runtime.arrays import BoolArray
 from glimpse_runtime.pruners import find, names
-from glimpse_runtime.types import BoolArray
 
 ALL, NONE = "all", "none"
 REFERENCE, METHOD, TWO_STAGE, BOUND, FLOOR = "reference", "method", "two-stage", "bound", "floor"

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from glimpse_plugins.build import build_plugin
 from glimpse_plugins.errors import PluginError
 from glimpse_plugins.library import CompactLibrary, Keep, KeepForm, Rows, cache_rows, hidden_rows, position_rows
-from glimpse_runtime.compaction import compact_prompt
+from glimpse_runtime.backends.compact import compact_prompt
 
 MASKS = 1000
 KEPT_SHARES = (0.1, 0.25, 0.5, 1.0)

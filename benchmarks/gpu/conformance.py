@@ -26,10 +26,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 import conformance as golden_cases
 
 from glimpse_export import ExportOptions, export
-from glimpse_export.precision import Precision
+from glimpse_export.weights.precision import Precision
 from glimpse_runtime import BackendError, GlimpseError
 from glimpse_runtime.backends import open_backend
-from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.bundle.bundle import Bundle
 
 DIALECTS = {"cuda": ("ort",), "tensorrt": ("opset24", "plain"), "tensorrt-rtx": ("opset24",)}
 PRECISIONS = ("fp32", "fp16", "bf16")

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 
 from glimpse_runtime import BackendError, Pruning, Session, load
-from glimpse_runtime.backends.cuda import Cuda
-from glimpse_runtime.backends.cuda_resources import Event
+from glimpse_runtime.backends.cuda.device import Cuda
+from glimpse_runtime.backends.cuda.resources import Event
+from glimpse_runtime.inputs.preprocess import patch_grid, patchify
+from glimpse_runtime.inputs.prompt import Prompt, place
 from glimpse_runtime.interrupt import Interrupt
-from glimpse_runtime.preprocess import patch_grid, patchify
-from glimpse_runtime.prompt import Prompt, place
 from glimpse_runtime.stats import Stats
 
 DEVICES = ("cuda", "tensorrt", "tensorrt-rtx")

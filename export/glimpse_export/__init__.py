@@ -14,16 +14,16 @@ from glimpse_runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
     from glimpse_export.exporter import export
-    from glimpse_export.options import ExportOptions
-    from glimpse_export.planning import Plan, plan
+    from glimpse_export.planning.options import ExportOptions
+    from glimpse_export.planning.plan import Plan, plan
 
 __getattr__ = lazy_names(
     __name__,
     {
-        "ExportOptions": "glimpse_export.options",
-        "Plan": "glimpse_export.planning",
+        "ExportOptions": "glimpse_export.planning.options",
+        "Plan": "glimpse_export.planning.plan",
         "export": "glimpse_export.exporter",
-        "plan": "glimpse_export.planning",
+        "plan": "glimpse_export.planning.plan",
     },
 )
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from glimpse_runtime.errors import GlimpseError
 
 if TYPE_CHECKING:
-    from glimpse_runtime.certificate import Certificate
+    from glimpse_runtime.bundle.certificate import Certificate
 
 
 class ExportError(GlimpseError):

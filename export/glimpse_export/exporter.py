@@ -11,22 +11,22 @@ from pathlib import Path
 from glimpse_export.certify import certify, command, require_libraries
 from glimpse_export.errors import OutputError
 from glimpse_export.graphs.builder import stage_spec
-from glimpse_export.manifest import draft_manifest, without_files
-from glimpse_export.options import ExportOptions
-from glimpse_export.output import checked_output, is_taken, missing_bytes
-from glimpse_export.planning import Plan, plan
-from glimpse_export.runner import StageRunner
-from glimpse_export.sources import read_sources
-from glimpse_export.stages import WEIGHT_STAGES, stage_and_dialect
-from glimpse_export.stamps import code_of, file_spec, stamp_of
-from glimpse_export.tokenizer import TOKENIZER, copy_tokenizer, read_prompt
-from glimpse_export.trained_pruners import copy_files
-from glimpse_export.work import WorkFolder, stage_folder
-from glimpse_runtime.atomic import write_text
-from glimpse_runtime.bundle import Bundle
-from glimpse_runtime.certificate import CERTIFICATE_NAME
+from glimpse_export.planning.options import ExportOptions
+from glimpse_export.planning.plan import Plan, plan
+from glimpse_export.source.tokenizer import TOKENIZER, copy_tokenizer, read_prompt
+from glimpse_export.source.trained_pruners import copy_files
+from glimpse_export.write.manifest import draft_manifest, without_files
+from glimpse_export.write.output import checked_output, is_taken, missing_bytes
+from glimpse_export.write.runner import StageRunner
+from glimpse_export.write.sources import read_sources
+from glimpse_export.write.stages import WEIGHT_STAGES, stage_and_dialect
+from glimpse_export.write.stamps import code_of, file_spec, stamp_of
+from glimpse_export.write.work import WorkFolder, stage_folder
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.certificate import CERTIFICATE_NAME
+from glimpse_runtime.bundle.manifest import MANIFEST_NAME, FileSpec, Manifest, StageSpec
 from glimpse_runtime.errors import BundleDamagedError, BundleFormatError
-from glimpse_runtime.manifest import MANIFEST_NAME, FileSpec, Manifest, StageSpec
+from glimpse_runtime.files.atomic import write_text
 
 Progress = Callable[[str], None]
 

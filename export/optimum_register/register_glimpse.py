@@ -2,6 +2,6 @@
 
 from optimum.commands.export.base import ExportCommand
 
-from glimpse_export.optimum_command import GlimpseExportCommand
+from glimpse_export.cli.optimum_command import GlimpseExportCommand
 
 REGISTER_COMMANDS = [(GlimpseExportCommand, ExportCommand)]

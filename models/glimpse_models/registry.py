@@ -3,8 +3,8 @@
 from glimpse_models.facts import ModelFacts
 from glimpse_models.pocket.facts import FACTS as POCKET
 from glimpse_models.pocket_plus import FACTS as POCKET_PLUS
-from glimpse_models.qwen2_5_vl_3b import FACTS as QWEN_3B
-from glimpse_models.qwen2_5_vl_7b import FACTS as QWEN_7B
+from glimpse_models.qwen2_5_vl.model_3b import FACTS as QWEN_3B
+from glimpse_models.qwen2_5_vl.model_7b import FACTS as QWEN_7B
 
 MODELS: dict[str, ModelFacts] = {facts.name: facts for facts in (POCKET, POCKET_PLUS, QWEN_3B, QWEN_7B)}
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from glimpse_runtime import terminal
+from glimpse_runtime.cli import terminal
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 

@@ -19,29 +19,29 @@ from glimpse_runtime.errors import (
 from glimpse_runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from glimpse_runtime.answer import Answer
-    from glimpse_runtime.frames import Frame, LatestFrame
-    from glimpse_runtime.prune_report import PruneReport
-    from glimpse_runtime.pruning import Pruning
-    from glimpse_runtime.sampling import Sampling
-    from glimpse_runtime.scene import Chat, Scene
-    from glimpse_runtime.session import Session, load
+    from glimpse_runtime.pruning.options import Pruning
+    from glimpse_runtime.pruning.report import PruneReport
+    from glimpse_runtime.session.answer import Answer
+    from glimpse_runtime.session.frames import Frame, LatestFrame
+    from glimpse_runtime.session.sampling import Sampling
+    from glimpse_runtime.session.scene import Chat, Scene
+    from glimpse_runtime.session.session import Session, load
     from glimpse_runtime.stats import Stats
 
 __getattr__ = lazy_names(
     __name__,
     {
-        "Answer": "glimpse_runtime.answer",
-        "Chat": "glimpse_runtime.scene",
-        "Frame": "glimpse_runtime.frames",
-        "LatestFrame": "glimpse_runtime.frames",
-        "PruneReport": "glimpse_runtime.prune_report",
-        "Pruning": "glimpse_runtime.pruning",
-        "Sampling": "glimpse_runtime.sampling",
-        "Scene": "glimpse_runtime.scene",
-        "Session": "glimpse_runtime.session",
+        "Answer": "glimpse_runtime.session.answer",
+        "Chat": "glimpse_runtime.session.scene",
+        "Frame": "glimpse_runtime.session.frames",
+        "LatestFrame": "glimpse_runtime.session.frames",
+        "PruneReport": "glimpse_runtime.pruning.report",
+        "Pruning": "glimpse_runtime.pruning.options",
+        "Sampling": "glimpse_runtime.session.sampling",
+        "Scene": "glimpse_runtime.session.scene",
+        "Session": "glimpse_runtime.session.session",
         "Stats": "glimpse_runtime.stats",
-        "load": "glimpse_runtime.session",
+        "load": "glimpse_runtime.session.session",
     },
 )
 

@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from glimpse_runtime.bundle import Bundle
-from glimpse_runtime.certificate import HOW_TO_CERTIFY, Check, read_certificate
-from glimpse_runtime.locate import locate
-from glimpse_runtime.manifest import FileSpec, Manifest, ModelSpec, Profile, TensorSpec
-from glimpse_runtime.memory import kv_cache_bytes, memory_of_files
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.certificate import HOW_TO_CERTIFY, Check, read_certificate
+from glimpse_runtime.bundle.locate import locate
+from glimpse_runtime.bundle.manifest import FileSpec, Manifest, ModelSpec, Profile, TensorSpec
+from glimpse_runtime.bundle.memory import kv_cache_bytes, memory_of_files
 from glimpse_runtime.pruners import method_of
 
 

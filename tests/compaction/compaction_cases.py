@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-from glimpse_runtime.compaction import Compacted
+from glimpse_runtime.backends.compact import Compacted
 
 CACHE_DTYPES = [np.dtype(kind) for kind in (np.float32, np.float16, ml_dtypes.bfloat16, np.int8)]
 

@@ -15,7 +15,7 @@ import pytest
 from compaction_cases import Case, Geometry
 
 from glimpse_plugins.build import build_onnxruntime
-from glimpse_runtime.compaction import Compacted, compact_prompt
+from glimpse_runtime.backends.compact import Compacted, compact_prompt
 
 BFLOAT16_IN_ONNX = 16
 
@@ -57,7 +57,7 @@ def save_graph(path: Path, opset: int, geometry: Geometry) -> None:
     pytest.importorskip("onnx_ir")
     from glimpse_export.graphs.builder import GraphBuilder
     from glimpse_export.graphs.compact import CompactAuthor
-    from glimpse_export.graphs.weights import WeightLayout
+    from glimpse_export.weights.file import WeightLayout
 
     graph = GraphBuilder("compact", WeightLayout(path.with_suffix(".data")), opset)
     CompactAuthor(geometry.layers, geometry.hidden, geometry.cache_shape, geometry.cache).author(graph)

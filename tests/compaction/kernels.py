@@ -16,7 +16,7 @@ from glimpse_plugins.build import build_host, build_plugin
 from glimpse_plugins.errors import PluginError
 from glimpse_plugins.library import CompactLibrary, Keep, KeepForm, Rows, cache_rows, hidden_rows, position_rows
 from glimpse_plugins.toolchain import find_nvcc, gpu_architecture
-from glimpse_runtime.compaction import Compacted
+from glimpse_runtime.backends.compact import Compacted
 
 sys.path.append(str(ROOT / "benchmarks" / "gpu"))
 

@@ -14,7 +14,7 @@ from compaction_cases import CACHE_DTYPES, Case
 from glimpse_plugins.build import KERNEL, SOURCES, TENSORRT
 from glimpse_plugins.errors import PluginError
 from glimpse_plugins.toolchain import find_nvcc
-from glimpse_runtime.compaction import Compacted
+from glimpse_runtime.backends.compact import Compacted
 
 FLOAT, HALF, INT8, INT32, BOOL, BF16 = 0, 1, 2, 3, 4, 7  # nvinfer1::DataType
 CACHE_TYPES = dict(zip(CACHE_DTYPES, (FLOAT, HALF, BF16, INT8), strict=True))

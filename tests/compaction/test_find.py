@@ -9,7 +9,7 @@ import pytest
 
 from glimpse_plugins.build import KERNEL_LIBRARY, source_hash
 from glimpse_plugins.find import find_kernel_library
-from glimpse_runtime.backends.device_compaction import find_kernels
+from glimpse_runtime.backends.cuda.compaction import find_kernels
 from glimpse_runtime.engines.gpu import Gpu
 
 ORIN = (8, 7)

@@ -5,15 +5,15 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from glimpse_export.certify.record import NON_FINITE, Recorder, Stop
+from glimpse_export.certify.measures.record import NON_FINITE, Recorder, Stop
 from glimpse_export.errors import CertificateError
-from glimpse_export.planning import Plan
-from glimpse_export.precision import Precision
-from glimpse_export.stages import stage_and_dialect
+from glimpse_export.planning.plan import Plan
+from glimpse_export.weights.precision import Precision
+from glimpse_export.write.stages import stage_and_dialect
 from glimpse_runtime._version import __version__
-from glimpse_runtime.atomic import write_text
-from glimpse_runtime.certificate import CERTIFICATE_NAME, CERTIFICATE_VERSION, Certificate, Check
-from glimpse_runtime.manifest import Manifest
+from glimpse_runtime.bundle.certificate import CERTIFICATE_NAME, CERTIFICATE_VERSION, Certificate, Check
+from glimpse_runtime.bundle.manifest import Manifest
+from glimpse_runtime.files.atomic import write_text
 
 _PACKAGES = ("torch", "transformers", "onnxruntime", "onnx_ir", "numpy")
 

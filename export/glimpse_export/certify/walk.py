@@ -7,27 +7,28 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from glimpse_export.certify import glimpse, measure
-from glimpse_export.certify.base import BaseModel, Cache, Layer
-from glimpse_export.certify.bounds import Bounds, bounds_for
-from glimpse_export.certify.compact import check_compact
-from glimpse_export.certify.decode import Answers, check_answers
-from glimpse_export.certify.decoder import DecoderCheck, State, matrices_precision
-from glimpse_export.certify.entering import entering
-from glimpse_export.certify.head import HeadCheck
-from glimpse_export.certify.inputs import Inputs, prepare
-from glimpse_export.certify.inventory import check_inventory
-from glimpse_export.certify.record import Recorder
-from glimpse_export.certify.rows import Rows
-from glimpse_export.certify.score import ScoreCheck
-from glimpse_export.certify.stored import as_tensor
-from glimpse_export.certify.vision import Seen, VisionCheck
-from glimpse_export.certify.weights import MEASURE, WeightCheck
-from glimpse_export.checkpoint import read_json
-from glimpse_export.planning import Plan
-from glimpse_runtime.bundle import EmbeddingTable, open_table
-from glimpse_runtime.manifest import Manifest
-from glimpse_runtime.types import BoolArray
+from glimpse_export.certify.checks.compact import check_compact
+from glimpse_export.certify.checks.decode import Answers, check_answers
+from glimpse_export.certify.checks.decoder import DecoderCheck, State, matrices_precision
+from glimpse_export.certify.checks.entering import entering
+from glimpse_export.certify.checks.head import HeadCheck
+from glimpse_export.certify.checks.inventory import check_inventory
+from glimpse_export.certify.checks.score import ScoreCheck
+from glimpse_export.certify.checks.vision import Seen, VisionCheck
+from glimpse_export.certify.measures import measure
+from glimpse_export.certify.measures.bounds import Bounds, bounds_for
+from glimpse_export.certify.measures.record import Recorder
+from glimpse_export.certify.reference import glimpse
+from glimpse_export.certify.reference.base import BaseModel, Cache, Layer
+from glimpse_export.certify.trials.inputs import Inputs, prepare
+from glimpse_export.certify.trials.rows import Rows
+from glimpse_export.certify.written.stored import as_tensor
+from glimpse_export.certify.written.weights import MEASURE, WeightCheck
+from glimpse_export.planning.plan import Plan
+from glimpse_export.source.checkpoint import read_json
+from glimpse_runtime.arrays import BoolArray
+from glimpse_runtime.bundle.bundle import EmbeddingTable, open_table
+from glimpse_runtime.bundle.manifest import Manifest
 
 _VECTOR_TOLERANCE = 1e-5
 _STEPS = {"quick": 1, "full": 8}

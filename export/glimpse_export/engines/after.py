@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from glimpse_export.boards import Board
 from glimpse_export.engines.builder import build_engines
 from glimpse_export.engines.options import BuildOptions
+from glimpse_export.planning.boards import Board
 from glimpse_runtime.engines.flavours import installed
 from glimpse_runtime.engines.gpu import current_gpu
 from glimpse_runtime.engines.key import gpu_identity

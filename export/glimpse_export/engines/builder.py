@@ -5,20 +5,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from glimpse_export.engines.cache import writing
-from glimpse_export.engines.job import Job
+from glimpse_export.engines.build.cache import writing
+from glimpse_export.engines.build.job import Job
 from glimpse_export.engines.memory import available_bytes, build_memory, read_weights, require_memory
 from glimpse_export.engines.options import BuildOptions
 from glimpse_export.engines.plugin import Plugin, find_plugin
 from glimpse_export.engines.worker import build_apart
 from glimpse_export.errors import BuildError
-from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.manifest import Manifest
 from glimpse_runtime.engines.flavours import Flavour, Installed, installed
 from glimpse_runtime.engines.gpu import Gpu, current_gpu
 from glimpse_runtime.engines.key import EngineKey, Setting, engine_key, has_compaction, is_turing
 from glimpse_runtime.engines.store import StoredEngine, engine_folder, find_engine
-from glimpse_runtime.lock import locked
-from glimpse_runtime.manifest import Manifest
+from glimpse_runtime.files.lock import locked
 
 Progress = Callable[[str], None]
 

@@ -6,7 +6,7 @@ TensorRT-RTX was measured on a CPU (docs/tensorrt.md); of full TensorRT and of t
 from dataclasses import dataclass
 from pathlib import Path
 
-from glimpse_export.engines.prepare import read_graph
+from glimpse_export.engines.build.prepare import read_graph
 from glimpse_export.errors import BuildError
 from glimpse_runtime.engines.flavours import Flavour
 from glimpse_runtime.engines.gpu import Gpu

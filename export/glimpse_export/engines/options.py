@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from glimpse_export.boards import Budget
+from glimpse_export.planning.boards import Budget
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from glimpse_export.engines.job import Job
+from glimpse_export.engines.build.job import Job
 from glimpse_export.errors import BuildError
 
 _TAIL_LINES = 5
@@ -68,7 +68,7 @@ def _end_with_parent() -> None:
 
 def main() -> None:
     """Reads a job from standard input and builds it; what went wrong goes into the file that is named."""
-    from glimpse_export.engines.build import build_engine
+    from glimpse_export.engines.build.build import build_engine
     from glimpse_runtime.engines.flavours import installed
     from glimpse_runtime.errors import GlimpseError
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from glimpse_export.graphs.journal import StoredTensor
-from glimpse_export.graphs.weights import Dtype, Parts, WeightLayout, data_type
-from glimpse_runtime.manifest import StageSpec, TensorSpec
-from glimpse_runtime.types import Array
+from glimpse_export.weights.file import Dtype, Parts, WeightLayout, data_type
+from glimpse_export.weights.journal import StoredTensor
+from glimpse_runtime.arrays import Array
+from glimpse_runtime.bundle.manifest import StageSpec, TensorSpec
 
 MICROSOFT = "com.microsoft"
 Shape = Sequence[int | str]

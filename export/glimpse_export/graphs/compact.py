@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.functions import FunctionBuilder
-from glimpse_export.graphs.weights import Dtype
+from glimpse_export.weights.file import Dtype
 
 # Also TensorRT's namespace of the plugin. Its plugins have no variable number of outputs either: the node's attribute
 # "buffers" tells it how many cache tensors there are; for "in_place" see csrc/tensorrt_plugin.cpp of glimpse_plugins.

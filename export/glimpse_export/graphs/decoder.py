@@ -7,14 +7,14 @@ is zero for ordinary rows; the attention of the last row is read in the selected
 import numpy as np
 import onnx_ir as ir
 
-from glimpse_export.architecture import Architecture
-from glimpse_export.checkpoint import Checkpoint
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.compact import CompactAuthor
 from glimpse_export.graphs.dialects import DecoderStep, Dialect, Heads
-from glimpse_export.graphs.journal import StoredTensor
-from glimpse_export.precision import STORED_DTYPES, Precision, lower_part
-from glimpse_runtime.types import FloatArray
+from glimpse_export.model.architecture import Architecture
+from glimpse_export.source.checkpoint import Checkpoint
+from glimpse_export.weights.journal import StoredTensor
+from glimpse_export.weights.precision import STORED_DTYPES, Precision, lower_part
+from glimpse_runtime.arrays import FloatArray
 
 
 def expected_tensors(architecture: Architecture) -> dict[str, tuple[int, ...]]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from glimpse_export.graphs.builder import GraphBuilder
-from glimpse_runtime.types import Array
+from glimpse_runtime.arrays import Array
 
 
 class FunctionBuilder(GraphBuilder):

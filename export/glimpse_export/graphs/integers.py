@@ -4,11 +4,11 @@ import numpy as np
 import onnx_ir as ir
 
 from glimpse_export.graphs.builder import MICROSOFT, GraphBuilder
-from glimpse_export.graphs.journal import StoredTensor
 from glimpse_export.graphs.linear import head_parts, joined, part_name, rounded_product
-from glimpse_export.graphs.matrix import Matrix
-from glimpse_export.graphs.quantise import BLOCK, quantised, quantised_columns
-from glimpse_runtime.types import Array
+from glimpse_export.source.matrix import Matrix
+from glimpse_export.weights.journal import StoredTensor
+from glimpse_export.weights.quantise import BLOCK, quantised, quantised_columns
+from glimpse_runtime.arrays import Array
 
 
 class BlockForm:

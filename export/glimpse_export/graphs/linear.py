@@ -12,10 +12,10 @@ import onnx_ir as ir
 
 from glimpse_export.errors import UnsupportedError
 from glimpse_export.graphs.builder import GraphBuilder
-from glimpse_export.graphs.journal import StoredTensor
-from glimpse_export.graphs.matrix import Matrix, transposed
-from glimpse_export.precision import STORED_DTYPES
-from glimpse_runtime.types import FloatArray
+from glimpse_export.source.matrix import Matrix, transposed
+from glimpse_export.weights.journal import StoredTensor
+from glimpse_export.weights.precision import STORED_DTYPES
+from glimpse_runtime.arrays import FloatArray
 
 _HALF_LIMIT = 64.0
 # Parts of a matrix that lie in one file begin where a file can be mapped from, if the matrix is large enough.

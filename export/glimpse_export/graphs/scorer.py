@@ -6,13 +6,13 @@ whole input is attending within the image; the windowed form uses the vision enc
 
 import onnx_ir as ir
 
-from glimpse_export.adapter import Adapter
-from glimpse_export.architecture import SCORER_NORM_EPS, Architecture
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.dialects import Attention, Dialect, Heads
-from glimpse_export.graphs.matrix import matrix_of
 from glimpse_export.graphs.windows import WindowInputs
-from glimpse_export.precision import DEFAULT_PRECISION
+from glimpse_export.model.architecture import SCORER_NORM_EPS, Architecture
+from glimpse_export.source.adapter import Adapter
+from glimpse_export.source.matrix import matrix_of
+from glimpse_export.weights.precision import DEFAULT_PRECISION
 
 _RANGE_EPS = 1e-6
 

@@ -9,13 +9,13 @@ from functools import partial
 
 import onnx_ir as ir
 
-from glimpse_export.architecture import VISION_NORM_EPS, Architecture
-from glimpse_export.checkpoint import Checkpoint
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.dialects import Attention, Dialect, Heads
 from glimpse_export.graphs.received import attention_received
 from glimpse_export.graphs.windows import WindowInputs
-from glimpse_export.precision import DEFAULT_PRECISION, INTEGER
+from glimpse_export.model.architecture import VISION_NORM_EPS, Architecture
+from glimpse_export.source.checkpoint import Checkpoint
+from glimpse_export.weights.precision import DEFAULT_PRECISION, INTEGER
 
 
 def expected_tensors(architecture: Architecture) -> dict[str, tuple[int, ...]]:

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from glimpse_models.pocket.config import IMAGE_MEAN, IMAGE_STD, MERGE, PATCH, PocketConfig, special_id
-from glimpse_models.pocket.glimpse import GlimpseModules
-from glimpse_models.pocket.lora import Lora
-from glimpse_models.pocket.model import decoder_weights, make_model
-from glimpse_models.pocket.tokenizer import END_OF_TEXT, SPECIAL_TOKENS, TURN_END, build_tokenizer, save_tokenizer
+from glimpse_models.pocket.model.config import IMAGE_MEAN, IMAGE_STD, MERGE, PATCH, PocketConfig, special_id
+from glimpse_models.pocket.model.glimpse import GlimpseModules
+from glimpse_models.pocket.model.lora import Lora
+from glimpse_models.pocket.model.model import decoder_weights, make_model
+from glimpse_models.pocket.model.tokenizer import END_OF_TEXT, SPECIAL_TOKENS, TURN_END, build_tokenizer, save_tokenizer
 
 PACKAGED = Path(__file__).parent / "checkpoint"
 MIN_PIXELS = 224 * 224

@@ -7,10 +7,10 @@ from random import Random
 
 from PIL import Image
 
-from glimpse_models.pocket.backgrounds import background
-from glimpse_models.pocket.config import CELL
-from glimpse_models.pocket.questions import MAX_COUNT, PLURALS, TEMPLATES, Question
-from glimpse_models.pocket.scenes import (
+from glimpse_models.pocket.model.config import CELL
+from glimpse_models.pocket.scenes.backgrounds import background
+from glimpse_models.pocket.scenes.questions import MAX_COUNT, PLURALS, TEMPLATES, Question
+from glimpse_models.pocket.scenes.scenes import (
     Cutout,
     Scene,
     SceneObject,
@@ -19,8 +19,8 @@ from glimpse_models.pocket.scenes import (
     placement_order,
     usual_objects,
 )
-from glimpse_models.pocket.sprites import COLOURS, SHAPES, Box, shape_sprite
-from glimpse_models.pocket.texts import DIGITS, Split, plate_text, sign_text
+from glimpse_models.pocket.scenes.sprites import COLOURS, SHAPES, Box, shape_sprite
+from glimpse_models.pocket.scenes.texts import DIGITS, Split, plate_text, sign_text
 
 Corner = tuple[int, int]
 

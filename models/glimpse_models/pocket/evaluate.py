@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glimpse_models.pocket.config import PAPER_CAP
-from glimpse_models.pocket.heldout import Sample, known_words, samples
-from glimpse_models.pocket.questions import TYPES
-from glimpse_models.pocket.relevant import relevant_tokens
-from glimpse_models.pocket.texts import SPLITS
+from glimpse_models.pocket.model.config import PAPER_CAP
+from glimpse_models.pocket.scenes.heldout import Sample, known_words, samples
+from glimpse_models.pocket.scenes.questions import TYPES
+from glimpse_models.pocket.scenes.relevant import relevant_tokens
+from glimpse_models.pocket.scenes.texts import SPLITS
 from glimpse_runtime import PruneReport, Pruning, Session, load
 from glimpse_runtime.pruners import find
 

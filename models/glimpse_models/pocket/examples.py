@@ -16,8 +16,8 @@ from pathlib import Path
 from PIL import Image
 
 from glimpse_models.pocket.evaluate import MAX_NEW_TOKENS
-from glimpse_models.pocket.questions import Question, ask
-from glimpse_models.pocket.scenes import make_scene, scene_rng
+from glimpse_models.pocket.scenes.questions import Question, ask
+from glimpse_models.pocket.scenes.scenes import make_scene, scene_rng
 from glimpse_runtime import Pruning, Session, load
 
 SEED = 1000

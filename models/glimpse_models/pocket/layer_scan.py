@@ -17,13 +17,13 @@ import numpy as np
 import torch
 
 from glimpse_models.pocket.checkpoint import PACKAGED, read_checkpoint
-from glimpse_models.pocket.config import CELL, PocketConfig
-from glimpse_models.pocket.data import QUESTIONS, RowEncoder, collate
 from glimpse_models.pocket.evaluate import mean
-from glimpse_models.pocket.questions import TYPES, ask
-from glimpse_models.pocket.reference import Reference
-from glimpse_models.pocket.relevant import relevant_tokens
-from glimpse_models.pocket.scenes import make_scene, scene_rng
+from glimpse_models.pocket.model.config import CELL, PocketConfig
+from glimpse_models.pocket.scenes.questions import TYPES, ask
+from glimpse_models.pocket.scenes.relevant import relevant_tokens
+from glimpse_models.pocket.scenes.scenes import make_scene, scene_rng
+from glimpse_models.pocket.training.data import QUESTIONS, RowEncoder, collate
+from glimpse_models.pocket.training.reference import Reference
 
 SIZES = ((448, 448), (224, 224), (336, 448), (448, 560))
 """Width and height in pixels of the scenes, in turn."""

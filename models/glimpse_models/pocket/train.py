@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from glimpse_models.pocket.plan import PLAN, SMOKE, Phase
-from glimpse_models.pocket.trainer import Settings, run_workers
+from glimpse_models.pocket.training.plan import PLAN, SMOKE, Phase
+from glimpse_models.pocket.training.trainer import Settings, run_workers
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:

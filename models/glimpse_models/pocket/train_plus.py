@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 
 from glimpse_models.pocket.checkpoint import default_threshold, export_plus
-from glimpse_models.pocket.on_checkpoint import make_parser, train
-from glimpse_models.pocket.plan import PLUS
+from glimpse_models.pocket.training.on_checkpoint import make_parser, train
+from glimpse_models.pocket.training.plan import PLUS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

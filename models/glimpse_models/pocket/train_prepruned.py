@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 
 from glimpse_models.pocket.checkpoint import default_threshold, export_adapter
-from glimpse_models.pocket.on_checkpoint import make_parser, train
-from glimpse_models.pocket.plan import PREPRUNED
+from glimpse_models.pocket.training.on_checkpoint import make_parser, train
+from glimpse_models.pocket.training.plan import PREPRUNED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from glimpse_models.pocket.checkpoint import PACKAGED, read_checkpoint
-from glimpse_models.pocket.config import PocketConfig
-from glimpse_models.pocket.data import Batch, BatchSpec, batches
-from glimpse_models.pocket.learned import Covipal, Sdtp, imitation_loss, ranking_loss
-from glimpse_models.pocket.lessons import Lesson, Teacher
-from glimpse_models.pocket.objectives import TRAINING_TYPE, Scores
-from glimpse_models.pocket.optim import schedule
-from glimpse_models.pocket.plan import Size
+from glimpse_models.pocket.model.config import PocketConfig
+from glimpse_models.pocket.training.data import Batch, BatchSpec, batches
+from glimpse_models.pocket.training.learned import Covipal, Sdtp, imitation_loss, ranking_loss
+from glimpse_models.pocket.training.lessons import Lesson, Teacher
+from glimpse_models.pocket.training.objectives import TRAINING_TYPE, Scores
+from glimpse_models.pocket.training.optim import schedule
+from glimpse_models.pocket.training.plan import Size
 from glimpse_runtime.pruners import weights_file
 
 SIZES: tuple[Size, ...] = (

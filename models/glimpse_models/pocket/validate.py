@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from glimpse_models.pocket.evaluate import Evaluation, table
-from glimpse_models.pocket.heldout import samples
+from glimpse_models.pocket.scenes.heldout import samples
 from glimpse_runtime import Pruning, Session, load
 
 THRESHOLDS = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)

@@ -13,9 +13,9 @@ except ImportError as error:
 
 from glimpse_runtime.adapters.raw import raw_image
 from glimpse_runtime.errors import GlimpseError, ImageError
-from glimpse_runtime.frames import Frame
-from glimpse_runtime.pruning import Pruning
-from glimpse_runtime.session import Session, load
+from glimpse_runtime.pruning.options import Pruning
+from glimpse_runtime.session.frames import Frame
+from glimpse_runtime.session.session import Session, load
 
 _MAX_NEW_TOKENS = 64
 

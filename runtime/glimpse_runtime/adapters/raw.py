@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from glimpse_runtime.arrays import ByteArray
 from glimpse_runtime.errors import ImageError
-from glimpse_runtime.images import CHANNELS
-from glimpse_runtime.types import ByteArray
+from glimpse_runtime.inputs.images import CHANNELS
 
 
 def raw_image(data: Any, height: int, width: int, encoding: str, step: int = 0) -> ByteArray:
@@ -16,7 +16,7 @@ def raw_image(data: Any, height: int, width: int, encoding: str, step: int = 0) 
         data: anything with the buffer protocol, or a one-dimensional uint8 array; at least height * step bytes.
         height: rows.
         width: pixels in a row.
-        encoding: one of ``glimpse_runtime.images.ENCODINGS``.
+        encoding: one of ``glimpse_runtime.inputs.images.ENCODINGS``.
         step: bytes from one row to the next, padding included; 0 is rows without padding.
 
     Returns:

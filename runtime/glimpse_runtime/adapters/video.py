@@ -12,7 +12,7 @@ except ImportError as error:
     raise ImportError('reading video needs OpenCV: pip install "glimpse-edge[video]"') from error
 
 from glimpse_runtime.errors import InputError, SessionError
-from glimpse_runtime.frames import LatestFrame
+from glimpse_runtime.session.frames import LatestFrame
 
 _USUAL_FPS = 30.0
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.arrays import Array, IntArray
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.manifest import StageSpec
 from glimpse_runtime.interrupt import Interrupt
-from glimpse_runtime.manifest import StageSpec
-from glimpse_runtime.types import Array, IntArray
 
 
 class Tensor(Protocol):

@@ -6,9 +6,9 @@ import numpy as np
 
 from glimpse_runtime.backends.base import Tensor
 from glimpse_runtime.backends.host import HostMemory, host
-from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.manifest import StageSpec
 from glimpse_runtime.interrupt import Interrupt
-from glimpse_runtime.manifest import StageSpec
 
 
 class FakeBackend(HostMemory):

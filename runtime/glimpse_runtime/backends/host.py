@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from glimpse_runtime.arrays import Array, IntArray
 from glimpse_runtime.backends.base import Tensor
-from glimpse_runtime.compaction import compact_rows
+from glimpse_runtime.backends.compact import compact_rows
 from glimpse_runtime.errors import BackendError
-from glimpse_runtime.types import Array, IntArray
 
 
 class HostMemory:

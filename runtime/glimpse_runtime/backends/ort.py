@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from glimpse_runtime.arrays import Array
 from glimpse_runtime.backends.base import Tensor
 from glimpse_runtime.backends.host import HostMemory, host
-from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.manifest import StageSpec, TensorSpec
 from glimpse_runtime.errors import BackendError
 from glimpse_runtime.interrupt import Interrupt
-from glimpse_runtime.manifest import StageSpec, TensorSpec
-from glimpse_runtime.types import Array
 
 log = logging.getLogger("glimpse")
 

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from glimpse_runtime.backends.base import Tensor
-from glimpse_runtime.backends.cuda import DEVICE, Cuda
-from glimpse_runtime.backends.device_compaction import find_kernels
-from glimpse_runtime.backends.device_memory import DeviceMemory, DeviceTensor, device
+from glimpse_runtime.backends.cuda.compaction import find_kernels
+from glimpse_runtime.backends.cuda.device import DEVICE, Cuda
+from glimpse_runtime.backends.cuda.memory import DeviceMemory, DeviceTensor, device
 from glimpse_runtime.backends.ort import OrtEngine, import_onnxruntime, open_session, session_options
-from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.manifest import StageSpec, TensorSpec
 from glimpse_runtime.engines.gpu import current_gpu
 from glimpse_runtime.errors import BackendError
 from glimpse_runtime.interrupt import Interrupt
-from glimpse_runtime.manifest import StageSpec, TensorSpec
 
 log = logging.getLogger("glimpse")
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from glimpse_runtime._version import __version__
-from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.manifest import Profile, StageSpec
 from glimpse_runtime.engines.flavours import Flavour, Installed
 from glimpse_runtime.engines.gpu import Gpu
 from glimpse_runtime.engines.profiles import engine_profiles
 from glimpse_runtime.errors import BackendError
-from glimpse_runtime.manifest import Profile, StageSpec
 
 COMPACTION = "CompactMany"
 """The operator that is a function in the graph and a plugin where TensorRT has it."""

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from glimpse_runtime import pipeline
+from glimpse_runtime.bundle.manifest import Manifest, Profile, StageSpec, TensorSpec
 from glimpse_runtime.engines.flavours import Flavour
 from glimpse_runtime.errors import BundleFormatError
-from glimpse_runtime.manifest import Manifest, Profile, StageSpec, TensorSpec
+from glimpse_runtime.steps import pipeline
 
 PREFILL, DECODE, WIDE = "prefill", "decode", "wide"
 _DECODER = {"lower": "rows", "upper": "kept"}  # the manifest's profile of the rows each of them usually gets

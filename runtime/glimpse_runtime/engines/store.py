@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from glimpse_runtime.atomic import write_text
-from glimpse_runtime.bundle import cache_folder, sha256_of
+from glimpse_runtime.bundle.bundle import cache_folder, sha256_of
+from glimpse_runtime.bundle.manifest import FileSpec
+from glimpse_runtime.bundle.records import read_record, to_json
 from glimpse_runtime.engines.key import EngineKey
 from glimpse_runtime.errors import BackendError, BundleFormatError
-from glimpse_runtime.manifest import FileSpec
-from glimpse_runtime.records import read_record, to_json
+from glimpse_runtime.files.atomic import write_text
 
 log = logging.getLogger("glimpse")
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from glimpse_runtime.arrays import Array, BoolArray, FloatArray, IntArray
 from glimpse_runtime.errors import PruningError
-from glimpse_runtime.types import Array, BoolArray, FloatArray, IntArray
 
 BEFORE, SPLIT = "before layer 0", "at the split"
 PLACES = (BEFORE, SPLIT)

@@ -41,7 +41,7 @@ def find(name: str) -> Pruner:
         PruningError: no method has this name, or the package that has it cannot be used.
     """
     if name in BUILT_IN:
-        module = importlib.import_module(f"glimpse_runtime.pruners.{name.replace('-', '_')}")
+        module = importlib.import_module(f"glimpse_runtime.pruners.methods.{name.replace('-', '_')}")
         own: Pruner = module.PRUNER
         return own
     from importlib import metadata

@@ -15,7 +15,7 @@ from glimpse_export.graphs.dialects.base import Heads, WindowKeys
 from glimpse_export.graphs.dialects.scores import last_row_scores
 from glimpse_export.graphs.integers import BlockForm
 from glimpse_export.graphs.linear import FloatForm, LinearForm
-from glimpse_export.precision import INTEGER
+from glimpse_export.weights.precision import INTEGER
 
 
 class OrtDialect:

@@ -18,7 +18,7 @@ from glimpse_export.graphs.dialects.products import HIDDEN, AttentionProduct
 from glimpse_export.graphs.dialects.scores import last_row_scores
 from glimpse_export.graphs.integers import DequantizedForm
 from glimpse_export.graphs.linear import FloatForm, LinearForm
-from glimpse_export.precision import INTEGER
+from glimpse_export.weights.precision import INTEGER
 
 
 class TensorRTDialect(ABC):

@@ -5,22 +5,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from glimpse_runtime.backends.base import Tensor
-from glimpse_runtime.backends.cuda import Cuda
-from glimpse_runtime.backends.device_compaction import find_kernels
-from glimpse_runtime.backends.device_memory import DeviceMemory, device
+from glimpse_runtime.backends.cuda.compaction import find_kernels
+from glimpse_runtime.backends.cuda.device import Cuda
+from glimpse_runtime.backends.cuda.memory import DeviceMemory, device
 from glimpse_runtime.backends.trt.compaction import EngineCompaction
 from glimpse_runtime.backends.trt.context import Workspace
 from glimpse_runtime.backends.trt.engine import Shared, TrtEngine
 from glimpse_runtime.backends.trt.in_flight import InFlight
 from glimpse_runtime.backends.trt.source import Source
-from glimpse_runtime.bundle import Bundle
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.manifest import StageSpec
 from glimpse_runtime.engines.flavours import installed
 from glimpse_runtime.engines.gpu import current_gpu
 from glimpse_runtime.engines.key import Setting, engine_key
 from glimpse_runtime.engines.log import Messages, make_logger
 from glimpse_runtime.engines.store import StoredEngine, find_engine, require_engine
 from glimpse_runtime.errors import BackendError
-from glimpse_runtime.manifest import StageSpec
 
 _COMPACT, _LOWER = "compact", "lower"
 

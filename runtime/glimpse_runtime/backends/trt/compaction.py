@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from glimpse_runtime.arrays import IntArray
 from glimpse_runtime.backends.base import Tensor
-from glimpse_runtime.backends.device_memory import DeviceMemory, DeviceTensor
+from glimpse_runtime.backends.cuda.memory import DeviceMemory, DeviceTensor
 from glimpse_runtime.backends.trt.engine import TrtEngine
 from glimpse_runtime.interrupt import Interrupt
-from glimpse_runtime.types import IntArray
 
 
 class EngineCompaction:

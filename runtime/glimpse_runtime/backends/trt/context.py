@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from glimpse_runtime.backends.cuda_resources import Resource
-from glimpse_runtime.backends.device_memory import DeviceMemory, DeviceTensor
+from glimpse_runtime.backends.cuda.memory import DeviceMemory, DeviceTensor
+from glimpse_runtime.backends.cuda.resources import Resource
 from glimpse_runtime.engines.log import Messages
 from glimpse_runtime.errors import BackendError
 

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from glimpse_runtime.backends.base import Tensor
-from glimpse_runtime.backends.device_memory import DeviceMemory, DeviceTensor, device
+from glimpse_runtime.backends.cuda.memory import DeviceMemory, DeviceTensor, device
 from glimpse_runtime.backends.trt.context import ALIGNMENT, Context, Workspace
 from glimpse_runtime.backends.trt.in_flight import InFlight
 from glimpse_runtime.backends.trt.interface import Profiles, check_tensors
 from glimpse_runtime.backends.trt.source import Source
 from glimpse_runtime.backends.trt.step import Step
+from glimpse_runtime.bundle.manifest import StageSpec, TensorSpec
+from glimpse_runtime.bundle.memory import ITEM_BYTES
 from glimpse_runtime.engines.log import Messages
 from glimpse_runtime.errors import BackendError
 from glimpse_runtime.interrupt import Interrupt
-from glimpse_runtime.manifest import StageSpec, TensorSpec
-from glimpse_runtime.memory import ITEM_BYTES
 
 
 @dataclass(frozen=True)

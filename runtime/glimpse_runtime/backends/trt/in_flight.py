@@ -1,6 +1,6 @@
 """How far the host may be ahead of the device."""
 
-from glimpse_runtime.backends.cuda import Cuda
+from glimpse_runtime.backends.cuda.device import Cuda
 from glimpse_runtime.interrupt import Interrupt
 
 _RUNS = 2

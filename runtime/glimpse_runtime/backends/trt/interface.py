@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from glimpse_runtime.bundle.manifest import StageSpec, TensorSpec
 from glimpse_runtime.errors import BackendError
-from glimpse_runtime.manifest import StageSpec, TensorSpec
 
 Shape = tuple[int, ...]
 

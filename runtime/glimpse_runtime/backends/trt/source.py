@@ -4,11 +4,11 @@ import logging
 import mmap
 from typing import Any
 
-from glimpse_runtime.atomic import open_atomic
 from glimpse_runtime.engines.flavours import Installed
 from glimpse_runtime.engines.log import Messages
 from glimpse_runtime.engines.store import StoredEngine
 from glimpse_runtime.errors import BackendError
+from glimpse_runtime.files.atomic import open_atomic
 
 log = logging.getLogger("glimpse")
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from glimpse_runtime.arrays import Array
 from glimpse_runtime.backends.base import Tensor
-from glimpse_runtime.backends.cuda_resources import Graph, Pinned
-from glimpse_runtime.backends.device_memory import DeviceTensor, device
+from glimpse_runtime.backends.cuda.memory import DeviceTensor, device
+from glimpse_runtime.backends.cuda.resources import Graph, Pinned
 from glimpse_runtime.backends.trt.context import ALIGNMENT
 from glimpse_runtime.errors import BackendError
 from glimpse_runtime.interrupt import Interrupt
-from glimpse_runtime.types import Array
 
 if TYPE_CHECKING:
     from glimpse_runtime.backends.trt.engine import TrtEngine

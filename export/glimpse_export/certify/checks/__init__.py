@@ -1,0 +1,1 @@
+"""One check per stage: both sides run it, and the difference is recorded."""

@@ -1,0 +1,196 @@
+"""Checks the vision encoder block by block: weights, graph and accumulated error, and the taps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from glimpse_export.certify.measures import measure
+from glimpse_export.certify.measures.bounds import Bounds
+from glimpse_export.certify.measures.record import Recorder
+from glimpse_export.certify.reference.base import BaseModel, Layer
+from glimpse_export.certify.trials.inputs import Inputs
+from glimpse_export.certify.written.cuts import EXACT, FAST, GraphFile, Piece
+from glimpse_export.certify.written.stored import StoredWeights
+from glimpse_export.certify.written.weights import WeightCheck
+from glimpse_export.model.architecture import Vision
+from glimpse_export.weights.precision import INTEGER
+from glimpse_runtime.arrays import Array, FloatArray
+from glimpse_runtime.bundle.manifest import Manifest, StageSpec
+from glimpse_runtime.inputs.positions import patch_windows, vision_rope
+from glimpse_runtime.inputs.preprocess import Patches
+
+STAGE = "vision"
+
+
+@dataclass
+class Seen:
+    """What one side made of the images, one entry each.
+
+    Attributes:
+        embeds: (visual tokens, hidden).
+        features: (taps, visual tokens, vision hidden).
+    """
+
+    embeds: list[FloatArray]
+    features: list[FloatArray]
+
+
+class VisionCheck:
+    """Runs transformers' encoder and the written graph side by side."""
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        stages: Mapping[str, StageSpec],
+        vision: Vision,
+        taps: tuple[int, ...],
+        base: BaseModel,
+        weights: WeightCheck,
+        inputs: Inputs,
+        recorder: Recorder,
+        bounds: Bounds,
+    ) -> None:
+        """Opens the graph."""
+        self._graph = GraphFile(folder / stages[STAGE].file)
+        self.stored = StoredWeights(self._graph)
+        self._precision = manifest.precision[STAGE]
+        self._vision, self._taps = vision, taps
+        self._base, self._weights, self._recorder, self._bounds = base, weights, recorder, bounds
+        self._images = inputs.images
+        self._grids = [(image.grid.rows, image.grid.columns) for image in inputs.images]
+        self._order = base.patch_order(self._grids)
+        self._cuts = np.cumsum([image.grid.patches for image in inputs.images])[:-1]
+        self._tables = [_tables(image, manifest) for image in inputs.images]
+        self._hidden: list[FloatArray] = []
+        self._tapped: dict[int, list[FloatArray]] = {}
+        self._reference_taps: dict[int, FloatArray] = {}
+        self._embeds: list[FloatArray] = []
+        self._reference_embeds: FloatArray = np.zeros(0, np.float32)
+
+    def run(self) -> tuple[Seen, Seen]:
+        """Checks everything; returns what the bundle and what the reference saw."""
+        pixels = np.concatenate([image.pixel_values for image in self._images])
+        self._base.see(pixels, self._grids, self._embed, self._block, self._merge)
+        reference = self._reference_seen()
+        ours = Seen(self._embeds, self._features())
+        for name, found, expected in (
+            ("image_embeds", ours.embeds, reference.embeds),
+            *(
+                (f"tap_{tap}", [part[index] for part in ours.features], [part[index] for part in reference.features])
+                for index, tap in enumerate(self._taps)
+            ),
+        ):
+            a, b = np.concatenate(found), np.concatenate(expected)
+            self._recorder.at_most(STAGE, None, f"{name}_relative_l2", measure.relative_l2(a, b), self._bounds.vision)
+            self._recorder.at_least(STAGE, None, f"{name}_cosine", measure.cosine(a, b), None)
+        return ours, reference
+
+    def _embed(self, _: int, layer: Layer, pixels: torch.Tensor) -> torch.Tensor:
+        self._hidden, reference = self._step(layer, pixels, None, ["pixel_values"], "patch_embed", pixels)
+        return reference
+
+    def _block(self, index: int, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
+        before = f"block.{index - 1}" if index else "patch_embed"
+        mine = torch.from_numpy(np.concatenate(self._hidden))[self._order]
+        self._hidden, out = self._step(layer, hidden, index, [before], f"block.{index}", mine)
+        reference = self._in_order(out)
+        joined = np.concatenate(self._hidden)
+        for name in ("relative_l2", "cosine", "max_abs"):
+            value = getattr(measure, name)(joined, reference)
+            self._recorder.at_most(STAGE, index, f"hidden_{name}", value, None)
+        if index in self._taps:
+            self._tapped[index] = self._hidden
+            self._reference_taps[index] = reference
+        return out
+
+    def _merge(self, _: int, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
+        mine = torch.from_numpy(np.concatenate(self._hidden))[self._order]
+        before = f"block.{self._vision.depth - 1}"
+        self._embeds, out = self._step(layer, hidden, None, [before], "image_embeds", mine)
+        units = self._order.view(-1, self._vision.merge_unit)[:, 0] // self._vision.merge_unit
+        back = torch.empty_like(out)
+        back[units] = out
+        self._reference_embeds = back.numpy()
+        return out
+
+    def _step(
+        self, layer: Layer, hidden: torch.Tensor, index: int | None, starts: list[str], end: str, mine: torch.Tensor
+    ) -> tuple[list[FloatArray], torch.Tensor]:
+        """Runs one part on both sides; returns the bundle's output per image and the reference's."""
+        weights = self._weights.originals(layer.names)
+        out = layer(hidden, weights)
+        inputs = self._hidden if end != "patch_embed" else [image.pixel_values for image in self._images]
+        ours = self._piece(starts, end, inputs)
+        self._recorder.finite(STAGE, index, *ours)
+        original = layer(mine, weights).numpy() if self._precision != "fp32" else None
+        self._weights.swap(weights, self.stored, STAGE, index, lambda name: self._precision)
+        if original is not None:
+            self._judge(np.concatenate(ours), original, mine, index, end, "layer_error")
+        exact = self._piece(starts, end, inputs, EXACT) if self._precision in INTEGER else ours
+        self._judge(np.concatenate(exact), layer(mine, weights).numpy(), mine, index, end, "graph_error")
+        return ours, out
+
+    def _judge(
+        self, found: FloatArray, expected: FloatArray, before: torch.Tensor, index: int | None, end: str, name: str
+    ) -> None:
+        """Records the error of one part's own contribution, both sides fed with the same input."""
+        order = self._order.numpy()
+        if end == "image_embeds":
+            unit = self._vision.merge_unit
+            error = measure.relative_l2(found[order[::unit] // unit], expected)
+        elif end == "patch_embed":
+            error = measure.relative_l2(found, expected)
+        else:
+            error = measure.contribution_error(found[order], expected, before.numpy())
+        bound = self._bounds.graph if name == "graph_error" else self._bounds.layer
+        self._recorder.at_most(STAGE, index, name if index is not None else f"{end}_{name}", error, bound)
+
+    def _piece(self, starts: list[str], end: str, inputs: list[FloatArray], level: int = FAST) -> list[FloatArray]:
+        piece = Piece(self._graph, starts, [end], level)
+        marked = starts[0] != "pixel_values"
+        outputs = []
+        for hidden, tables in zip(inputs, self._tables, strict=True):
+            (out,) = piece({starts[0]: hidden[None] if marked else hidden, **tables})
+            outputs.append(out[0] if out.ndim == 3 else out)
+        return outputs
+
+    def _features(self) -> list[FloatArray]:
+        """The graph's own taps of the bundle's block outputs; how they are put together is checked here too."""
+        piece = Piece(self._graph, [f"block.{tap}" for tap in self._taps], ["features"])
+        outputs = []
+        for index in range(len(self._images)):
+            (out,) = piece({f"block.{tap}": self._tapped[tap][index][None] for tap in self._taps})
+            outputs.append(out)
+            for place, tap in enumerate(self._taps):
+                expected = self._mean(self._tapped[tap][index])
+                error = measure.relative_l2(out[place], expected)
+                self._recorder.at_most(STAGE, tap, "tap_graph_error", error, self._bounds.graph)
+        return outputs
+
+    def _reference_seen(self) -> Seen:
+        means = [self._mean(self._reference_taps[tap]) for tap in self._taps]
+        unit = self._vision.merge_unit
+        embeds = np.split(self._reference_embeds, self._cuts // unit)
+        return Seen(embeds, np.split(np.stack(means), self._cuts // unit, axis=1))
+
+    def _mean(self, hidden: FloatArray) -> FloatArray:
+        mean: FloatArray = hidden.reshape(-1, self._vision.merge_unit, hidden.shape[-1]).mean(1)
+        return mean
+
+    def _in_order(self, hidden: torch.Tensor) -> FloatArray:
+        """Rows of transformers' blocks in the image processor's order."""
+        out = torch.empty_like(hidden)
+        out[self._order] = hidden
+        found: FloatArray = out.numpy()
+        return found
+
+
+def _tables(image: Patches, manifest: Manifest) -> Mapping[str, Array]:
+    vision = manifest.vision
+    windows = patch_windows(image.grid, vision.window_size, vision.patch_size)
+    cos, sin = vision_rope(image.grid, vision.head_dim, vision.rope_theta)
+    return {"cos": cos, "sin": sin, **windows.inputs()}

@@ -1,0 +1,1 @@
+"""The images and prompts that both sides are tried with."""

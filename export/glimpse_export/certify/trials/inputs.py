@@ -1,0 +1,140 @@
+"""The images and prompts a bundle is tried with, and the proof that both sides prepare them equally."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from tokenizers import Tokenizer as HFTokenizer
+
+from glimpse_export.certify.measures.record import Recorder, Stop
+from glimpse_export.certify.reference.base import BaseModel, processed
+from glimpse_export.graphs.dialects import dialect
+from glimpse_export.planning.plan import Plan
+from glimpse_export.source.checkpoint import read_json
+from glimpse_export.source.template import read_template, render_template
+from glimpse_runtime.arrays import IntArray
+from glimpse_runtime.bundle.manifest import Manifest
+from glimpse_runtime.inputs.positions import mrope_positions
+from glimpse_runtime.inputs.preprocess import Patches, patchify
+from glimpse_runtime.inputs.prompt import Prompt, build_prompt
+from glimpse_runtime.inputs.tokenizer import Tokenizer
+
+STAGE = "preprocess"
+# (width, height): sides that leave partial windows, one that must be resized, one tall.
+_SIZES = ((252, 196), (301, 190), (140, 392))
+_QUESTIONS = ("What is in this picture?", "Describe the colours, from left to right.", "What differs between the two?")
+# Images and question of each prompt.
+_PROMPTS = {"quick": (((0,), 0),), "full": (((0,), 0), ((1,), 1), ((2,), 1), ((0, 1), 2))}
+_WORDS = 12
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One prompt: which of the images it shows, and what it asks."""
+
+    images: tuple[int, ...]
+    prompt: Prompt
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything a bundle is tried with."""
+
+    images: tuple[Patches, ...]
+    trials: tuple[Trial, ...]
+
+
+def prepare(checked: Plan, manifest: Manifest, base: BaseModel, level: str, recorder: Recorder, steps: int) -> Inputs:
+    """Prepares images and prompts as the runtime does, and compares with transformers.
+
+    Args:
+        checked: the plan of the export.
+        manifest: the bundle's manifest.
+        base: the reference.
+        level: ``quick`` or ``full``.
+        recorder: gets the figures.
+        steps: tokens of every answer.
+
+    Raises:
+        Stop: no prompt fits into the context.
+    """
+    rules = manifest.images
+    pictures = [_picture(*size, seed) for seed, size in enumerate(_SIZES)]
+    chosen = _PROMPTS[level]
+    used = range(1 + max(index for images, _ in chosen for index in images))
+    patches = []
+    for index in used:
+        ours = patchify(pictures[index], rules)
+        theirs, grid = processed(pictures[index], rules)
+        equal = (ours.grid.rows, ours.grid.columns) == grid and ours.pixel_values.shape == theirs.shape
+        wrong = int((ours.pixel_values != theirs).sum()) if equal else ours.pixel_values.size
+        recorder.at_most(STAGE, None, "different_pixel_values", wrong, 0)
+        patches.append(ours)
+    trials = []
+    for images, question in chosen:
+        prompt = _prompt(checked, manifest, [patches[index] for index in images], _QUESTIONS[question], recorder)
+        grids = [(grid.rows, grid.columns) for grid in prompt.grids]
+        wrong = int((prompt.positions != base.positions(prompt.ids, grids)).sum())
+        recorder.at_most(STAGE, None, "different_positions", wrong, 0)
+        trials.append(Trial(images, prompt))
+    return Inputs(tuple(patches), _fitting(trials, checked, steps))
+
+
+def _fitting(trials: Sequence[Trial], checked: Plan, steps: int) -> tuple[Trial, ...]:
+    """Leaves out the prompts that are longer than a KV cache whose length is a part of the graphs.
+
+    Elsewhere nothing is bound by the context: every layer is run with a cache of just the rows at hand.
+    """
+    if not any(dialect(name).fixed_cache for name in checked.options.dialects):
+        return tuple(trials)
+    context, more = checked.profiles["context"].max, checked.architecture.glimpse.length + steps
+    fitting = tuple(trial for trial in trials if len(trial.prompt.ids) + more <= context)
+    if not fitting:
+        raise Stop(f"prompts that fit into a context of {context} rows")
+    return fitting
+
+
+def _prompt(checked: Plan, manifest: Manifest, patches: Sequence[Patches], question: str, recorder: Recorder) -> Prompt:
+    grids = [image.grid for image in patches]
+    token = manifest.tokens.image
+    if manifest.prompt is None:
+        ids = _plain_ids(checked, [grid.visual_tokens for grid in grids])
+        return Prompt(ids, tuple(grids), mrope_positions(ids, grids, token))
+    source = str(checked.folders.base / "tokenizer.json")
+    prompt = build_prompt(
+        Tokenizer(checked.folders.base / "tokenizer.json"), manifest.prompt, manifest.tokens, question, grids
+    )
+    content = [*({"type": "image"} for _ in grids), {"type": "text", "text": question}]
+    text = render_template(read_template(checked.folders.base), source, [{"role": "user", "content": content}])
+    tokenizer = HFTokenizer.from_file(source)
+    word = str(tokenizer.id_to_token(token))
+    first, *rest = text.split(word)
+    for grid, part in zip(grids, rest, strict=True):
+        first += word * grid.visual_tokens + part
+    expected = tokenizer.encode(first, add_special_tokens=False).ids
+    wrong = sum(a != b for a, b in zip(expected, prompt.ids.tolist(), strict=False))
+    recorder.at_most(STAGE, None, "different_tokens", wrong + abs(len(expected) - len(prompt.ids)), 0)
+    return prompt
+
+
+def _plain_ids(checked: Plan, counts: Sequence[int]) -> IntArray:
+    """A prompt of fixed ids for a bundle without a tokenizer."""
+    config = read_json(checked.folders.base / "config.json")
+    start, end = (config.get(f"vision_{which}_token_id") for which in ("start", "end"))
+    special = {token for key, token in config.items() if key.endswith("token_id") and isinstance(token, int)}
+    plain = [token for token in range(min(checked.architecture.text.vocab_size, 1000)) if token not in special]
+    words = [plain[7 * index % len(plain)] for index in range(_WORDS)]
+    ids = words[: _WORDS // 2]
+    for count in counts:
+        marks = ([start] if start is not None else [], [end] if end is not None else [])
+        ids = [*ids, *marks[0], *[checked.architecture.tokens.image] * count, *marks[1]]
+    return np.array([*ids, *words[_WORDS // 2 :]], np.int64)
+
+
+def _picture(width: int, height: int, seed: int) -> Image.Image:
+    """Coloured squares with noise: something at every scale."""
+    rng = np.random.default_rng(seed)
+    squares = rng.integers(0, 256, (-(-height // 28), -(-width // 28), 3)).repeat(28, 0).repeat(28, 1)
+    noisy = squares[:height, :width] + rng.integers(-30, 31, (height, width, 3))
+    return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))

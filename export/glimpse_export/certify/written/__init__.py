@@ -1,0 +1,1 @@
+"""Reads what was written: cuts of graphs, and their weights as they are stored."""

@@ -1,0 +1,1 @@
+"""The command glimpse-export, and its form for optimum-cli."""

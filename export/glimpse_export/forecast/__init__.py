@@ -1,0 +1,1 @@
+"""What an export costs and its bundle needs, said before anything is written."""

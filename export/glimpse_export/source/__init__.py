@@ -1,0 +1,1 @@
+"""Reads checkpoints as they lie: folders, weights, adapters, templates, tokenizers."""

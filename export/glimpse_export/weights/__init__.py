@@ -1,0 +1,1 @@
+"""Files of weights: layout, journal, precisions, quantisation."""

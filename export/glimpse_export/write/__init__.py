@@ -1,0 +1,1 @@
+"""Writes a bundle stage by stage, so that an interrupted export goes on."""

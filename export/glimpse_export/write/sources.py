@@ -1,0 +1,67 @@
+"""What an export is made from, by content: nothing here depends on where the files lie."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+from glimpse_export.planning.plan import Plan
+from glimpse_export.source.hashes import content_sha256
+from glimpse_export.source.tokenizer import TOKENIZER
+
+
+@dataclass(frozen=True)
+class Sources:
+    """SHA-256 of every file whose bytes go into a bundle.
+
+    Attributes:
+        base: of the base model's weight files, by file name.
+        adapter: of the adapter's weights.
+        tokenizer: of the tokenizer, None for a bundle without one.
+        lora: of the LoRA adapter's files, by file name; None without one.
+        pruners: of the trained weights of pruning methods, by file name.
+    """
+
+    base: Mapping[str, str]
+    adapter: str
+    tokenizer: str | None
+    lora: Mapping[str, str] | None = None
+    pruners: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def base_sha256(self) -> str:
+        """One hash for all weight files, as the manifest's ``SourceSpec`` describes it."""
+        return next(iter(self.base.values())) if len(self.base) == 1 else _listed(self.base)
+
+    @property
+    def lora_sha256(self) -> str | None:
+        """The same for a LoRA adapter's files."""
+        return None if self.lora is None else _listed(self.lora)
+
+
+def read_sources(plan: Plan, progress: Callable[[str], None]) -> Sources:
+    """Hashes the files of a plan, or remembers their hashes.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    one = partial(content_sha256, progress=progress)
+    folder = plan.checkpoint.folder
+    with ThreadPoolExecutor(2) as pool:
+        shards = dict(
+            zip(
+                plan.checkpoint.file_names,
+                pool.map(one, (folder / name for name in plan.checkpoint.file_names)),
+                strict=True,
+            )
+        )
+    tokenizer = one(plan.folders.base / TOKENIZER) if plan.options.tokenizer else None
+    lora = None if plan.lora is None else {path.name: one(path) for path in plan.lora.files}
+    pruners = {path.name: one(path) for path in plan.pruners}
+    return Sources(shards, one(plan.adapter.path), tokenizer, lora, pruners)
+
+
+def _listed(files: Mapping[str, str]) -> str:
+    lines = [f"{sha256}  {name}\n" for name, sha256 in sorted(files.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

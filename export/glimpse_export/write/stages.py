@@ -1,0 +1,178 @@
+"""The stages of a bundle that hold weights: what each consists of, and what its bytes depend on."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from glimpse_export.graphs.builder import GraphBuilder
+from glimpse_export.graphs.decoder import DecoderAuthor
+from glimpse_export.graphs.dialects import Dialect, dialect
+from glimpse_export.graphs.scorer import ScorerAuthor
+from glimpse_export.graphs.vision import VisionAuthor
+from glimpse_export.weights.file import WeightFile, WeightLayout, data_type, tensor_bytes
+from glimpse_export.weights.journal import StoredTensor
+from glimpse_export.weights.precision import DEFAULT_PRECISION, INTEGER
+from glimpse_export.write.stamps import exporter_code, file_spec
+from glimpse_runtime.bundle.manifest import EmbeddingSpec, FileSpec
+
+if TYPE_CHECKING:
+    from glimpse_export.planning.plan import Plan
+    from glimpse_export.write.sources import Sources
+
+_EMBEDDING = "model.embed_tokens.weight"
+# The dialect whose graphs are named after their stage alone.
+_UNMARKED = "ort"
+
+
+@dataclass(frozen=True)
+class WeightStage:
+    """One file of weights and the graphs that read it.
+
+    Attributes:
+        name: the stage's name.
+        file: the file of weights.
+        author: stores the weights in order and gives the graphs.
+        facts: what the bytes depend on beside base and LoRA weights, the model's dimensions and the code.
+    """
+
+    name: str
+    file: str
+    author: Callable[["Plan", WeightLayout], Iterator[GraphBuilder]]
+    facts: Callable[["Plan", "Sources"], dict[str, Any]]
+
+    def layout(self, plan: "Plan") -> WeightLayout:
+        """Returns where every tensor of the file of weights will lie, without reading a weight."""
+        layout = WeightLayout(Path(self.file))
+        for _ in self.author(plan, layout):
+            pass
+        return layout
+
+    def build(self, plan: "Plan", folder: Path) -> dict[str, FileSpec]:
+        """Writes the stage's files, going on where an earlier run was interrupted."""
+        files = {}
+        with WeightFile(folder / self.file) as weights:
+            for graph in self.author(plan, weights):
+                path = folder / f"{graph.name}.onnx"
+                graph.save(path)
+                files[path.name] = file_spec(path)
+        return {self.file: weights.spec(), **files}
+
+    def stamp_facts(self, plan: "Plan", sources: "Sources") -> dict[str, Any]:
+        """Returns all that the stage's bytes depend on."""
+        model, options = plan.architecture, plan.options
+        return {
+            "code": exporter_code(),
+            "libraries": {library.__name__: library.__version__ for library in (np, ir, ml_dtypes)},
+            "base": sources.base,
+            "lora": sources.lora,
+            "model": [dataclasses.asdict(part) for part in (model.text, model.vision, model.glimpse, model.scorer)],
+            "dialects": options.dialects,
+            "trace": options.trace,
+            **self.facts(plan, sources),
+        }
+
+
+def embedding_spec(plan: "Plan") -> EmbeddingSpec:
+    """Returns what the manifest says about the embedding table."""
+    rows, columns = plan.checkpoint.shapes[_EMBEDDING]
+    return EmbeddingSpec(WEIGHT_STAGES[0].file, plan.embedding_dtype, rows, columns)
+
+
+def _embedding(plan: "Plan", weights: WeightLayout) -> Iterator[GraphBuilder]:
+    spec, table = embedding_spec(plan), plan.checkpoint.matrix(_EMBEDDING)
+    weights.store(
+        _EMBEDDING,
+        data_type(np.dtype(spec.dtype)),
+        (spec.rows, spec.columns),
+        lambda: (table.read(*bounds).astype(spec.dtype) for bounds in table.runs()),
+    )
+    yield from ()
+
+
+def graph_name(stage: str, dialect_name: str) -> str:
+    """Returns the name of a stage's graph, which is its file's without ``.onnx``."""
+    return stage if dialect_name == _UNMARKED else f"{stage}.{dialect_name}"
+
+
+def stage_and_dialect(name: str) -> tuple[str, str]:
+    """Returns what a graph's name says: the stage and the dialect."""
+    stage, _, dialect_name = name.partition(".")
+    return stage, dialect_name or _UNMARKED
+
+
+def _dialects(plan: "Plan") -> Iterator[Dialect]:
+    return map(dialect, plan.options.dialects)
+
+
+def _graph(stage: str, spelled: Dialect, weights: WeightLayout, *precisions: str) -> GraphBuilder:
+    return GraphBuilder(graph_name(stage, spelled.name), weights, spelled.opset(precisions))
+
+
+def _vision(plan: "Plan", weights: WeightLayout) -> Iterator[GraphBuilder]:
+    precision = plan.options.precision.vision
+    for spelled in _dialects(plan):
+        graph = _graph("vision", spelled, weights, precision)
+        author = VisionAuthor(plan.architecture, plan.checkpoint, spelled, precision, plan.options.vision_attention)
+        author.author(graph)
+        yield graph
+
+
+def _score(plan: "Plan", weights: WeightLayout) -> Iterator[GraphBuilder]:
+    for spelled in _dialects(plan):
+        graph = _graph("score", spelled, weights, DEFAULT_PRECISION)
+        ScorerAuthor(plan.architecture, plan.adapter, spelled, plan.options.trace).author(graph)
+        yield graph
+
+
+def _text(plan: "Plan", weights: WeightLayout) -> Iterator[GraphBuilder]:
+    options, architecture = plan.options, plan.architecture
+    precision, context = options.precision, plan.profiles["context"].max
+    vectors = plan.adapter.glimpse_vectors(architecture.glimpse) if architecture.glimpse.length else None
+    for spelled in _dialects(plan):
+        author = DecoderAuthor(architecture, plan.checkpoint, spelled, precision, context, options.trace)
+        lower = _graph("lower", spelled, weights, precision.lower, precision.lower_attention)
+        author.lower(lower, vectors)
+        yield lower
+        upper = _graph("upper", spelled, weights, precision.upper, precision.head)
+        author.upper(upper, tied_head(plan), options.head_parts)
+        yield upper
+        if spelled.fixed_cache:
+            compact = _graph("compact", spelled, weights)
+            author.compact(compact)
+            yield compact
+
+
+def tied_head(plan: "Plan") -> StoredTensor | None:
+    """Returns where the LM head lies when it is the embedding table."""
+    if not plan.architecture.text.tied or plan.options.precision.head in INTEGER:
+        return None
+    spec = embedding_spec(plan)
+    dtype, shape = data_type(spec.dtype), (spec.rows, spec.columns)
+    return StoredTensor(spec.file, 0, tensor_bytes(dtype, shape), dtype, shape)
+
+
+def _text_facts(plan: "Plan", sources: "Sources") -> dict[str, Any]:
+    precision = dataclasses.asdict(plan.options.precision)
+    del precision["vision"]
+    facts: dict[str, Any] = {"adapter": sources.adapter, "precision": precision, "embedding": plan.embedding_dtype}
+    if any(dialect(name).fixed_cache for name in plan.options.dialects):
+        facts["context"] = plan.profiles["context"].max
+    return {**facts, "head_parts": plan.options.head_parts}
+
+
+def _vision_facts(plan: "Plan", sources: "Sources") -> dict[str, Any]:
+    return {"precision": plan.options.precision.vision, "attention": plan.options.vision_attention}
+
+
+WEIGHT_STAGES = (
+    WeightStage("embedding", "embed_tokens.bin", _embedding, lambda plan, sources: {"dtype": plan.embedding_dtype}),
+    WeightStage("vision", "vision.data", _vision, _vision_facts),
+    WeightStage("score", "score.data", _score, lambda plan, sources: {"adapter": sources.adapter}),
+    WeightStage("text", "text.data", _text, _text_facts),
+)

@@ -1,0 +1,1 @@
+"""pocket's network in torch, its sizes and its tokenizer."""

@@ -1,0 +1,1 @@
+"""The pictures and questions that pocket is trained and judged on."""

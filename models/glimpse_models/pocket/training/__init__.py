@@ -1,0 +1,1 @@
+"""How pocket and its glimpse are trained."""

@@ -1,0 +1,1 @@
+"""CUDA through the driver's bindings: memory, streams, graphs, copies and compaction."""

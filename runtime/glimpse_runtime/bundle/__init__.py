@@ -1,0 +1,1 @@
+"""What export writes and the runtime reads: the manifest, its checks, the certificate, where bundles lie."""

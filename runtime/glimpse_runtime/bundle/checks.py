@@ -1,0 +1,125 @@
+"""Values of a manifest that make no sense, or contradict each other, are refused before anything is loaded."""
+
+from collections.abc import Callable
+
+from glimpse_runtime.bundle.manifest import ImageRules, Manifest, Profile
+from glimpse_runtime.errors import BundleFormatError
+from glimpse_runtime.pruning.options import ANCHORS
+
+STAGES = ("vision", "lower", "score", "upper")
+PROFILES = ("patches", "visual_tokens", "rows", "kept", "context", "windows", "window_slots", "token_slots")
+DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
+LONGEST = 1 << 20
+ATTENTIONS = ("scores", "log_softmax")
+_PAST = "past."
+
+
+def check_values(manifest: Manifest, where: str) -> None:
+    """Checks ranges and agreement of a manifest's values.
+
+    Args:
+        manifest: the manifest, whose keys and types are right.
+        where: what to call the file in errors.
+
+    Raises:
+        BundleFormatError: naming the first value that makes no sense.
+    """
+    if not manifest.graphs:
+        raise BundleFormatError(f"{where}: there are no graphs; export the model again")
+    for dialect, stages in manifest.graphs.items():
+        for name in STAGES:
+            if name not in stages:
+                raise BundleFormatError(f"{where}: stage {name!r} of {dialect} is missing; export the model again")
+    for name in PROFILES:
+        if name not in manifest.profiles:
+            raise BundleFormatError(f"{where}: profile {name!r} is missing; export the model again")
+    for key, good in _CHECKS.items():
+        if not good(manifest):
+            raise BundleFormatError(f"{where}: the values of {key} make no sense; export the model again")
+
+
+def _profiles(manifest: Manifest) -> bool:
+    def ordered(profile: Profile) -> bool:
+        return 1 <= profile.min <= profile.opt <= profile.max <= LONGEST * 4
+
+    return all(ordered(profile) for profile in manifest.profiles.values())
+
+
+def _text(manifest: Manifest) -> bool:
+    text = manifest.text
+    sizes = (text.hidden_size, text.heads, text.kv_heads, text.head_dim, text.vocab_size)
+    halves = len(text.mrope_section) == 3 and min(text.mrope_section) >= 0
+    rope = halves and sum(text.mrope_section) * 2 == text.head_dim and text.rope_theta > 0
+    return 1 <= text.lower_layers <= text.layers and min(sizes) >= 1 and rope
+
+
+def _vision(manifest: Manifest) -> bool:
+    vision = manifest.vision
+    sizes = (vision.patch_size, vision.merge_size, vision.temporal_patch_size, vision.hidden_size)
+    if min(sizes) < 1 or vision.head_dim < 4 or vision.head_dim % 4 or vision.rope_theta <= 0:
+        return False
+    return vision.window_size >= vision.patch_size * vision.merge_size
+
+
+def _images(manifest: Manifest) -> bool:
+    rules, vision = manifest.images, manifest.vision
+    same = ("patch_size", "merge_size", "temporal_patch_size")
+    if any(getattr(rules, name) != getattr(vision, name) for name in same):
+        return False
+    return 1 <= rules.min_pixels <= rules.max_pixels and rules.rescale_factor > 0 and _channels(rules)
+
+
+def _channels(rules: ImageRules) -> bool:
+    return len(rules.mean) == len(rules.std) == 3 and all(value > 0 for value in rules.std)
+
+
+def _glimpse(manifest: Manifest) -> bool:
+    glimpse = manifest.glimpse
+    inside = all(0 <= layer < manifest.text.lower_layers for layer in glimpse.selected_layers)
+    return glimpse.length >= 0 and bool(glimpse.selected_layers) and inside and glimpse.attention in ATTENTIONS
+
+
+def _scorer(manifest: Manifest) -> bool:
+    scorer = manifest.scorer
+    return scorer.head_dim >= 4 and scorer.head_dim % 4 == 0 and scorer.rope_theta > 0 and scorer.output_rows >= 1
+
+
+def _pruning(manifest: Manifest) -> bool:
+    rule = manifest.pruning
+    ratios = 0 <= rule.threshold <= 1 and 0 <= (rule.max_keep_ratio or 0) <= 1
+    return ratios and (rule.min_keep or 0) >= 0 and all(anchor in ANCHORS for anchor in rule.anchors)
+
+
+def _tokens(manifest: Manifest) -> bool:
+    tokens, size = manifest.tokens, manifest.text.vocab_size
+    return bool(tokens.eos) and all(0 <= token < size for token in (tokens.image, *tokens.eos))
+
+
+def _embedding(manifest: Manifest) -> bool:
+    table = manifest.embedding
+    return (table.rows, table.columns) == (manifest.text.vocab_size, manifest.text.hidden_size)
+
+
+def _graphs(manifest: Manifest) -> bool:
+    stages = [stage for stages in manifest.graphs.values() for stage in stages.values()]
+    tensors = [tensor for stage in stages for tensor in (*stage.inputs, *stage.outputs)]
+    lengths = [dim for tensor in tensors for dim in tensor.shape if isinstance(dim, int)]
+    rows = {tensor.shape[2:3] for tensor in tensors if tensor.name.startswith(_PAST)}
+    if not rows <= {("context",), (manifest.profiles["context"].max,)}:
+        return False
+    return all(tensor.dtype in DTYPES for tensor in tensors) and all(1 <= dim <= LONGEST for dim in lengths)
+
+
+_CHECKS: dict[str, Callable[[Manifest], bool]] = {
+    "profiles": _profiles,
+    "text": _text,
+    "vision": _vision,
+    "images": _images,
+    "glimpse": _glimpse,
+    "scorer": _scorer,
+    "pruning": _pruning,
+    "generation": lambda manifest: manifest.generation.repetition_penalty > 0,
+    "tokens": _tokens,
+    "embedding": _embedding,
+    "graphs": _graphs,
+}

@@ -1,0 +1,1 @@
+"""Bundles and checkpoints from the Hugging Face hub; needs the extra ``hub``."""

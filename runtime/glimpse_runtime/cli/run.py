@@ -1,0 +1,221 @@
+"""The command ``glimpse-run``: a thin skin over ``load`` and ``ask``."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from glimpse_runtime.cli import terminal
+from glimpse_runtime.devices import DEVICES
+
+if TYPE_CHECKING:
+    from glimpse_runtime.session.answer import Answer
+    from glimpse_runtime.session.session import Session
+
+_RATIO = click.FloatRange(0.0, 1.0)
+_COUNT = click.IntRange(min=1)
+_IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+def _pruners() -> str:
+    from glimpse_runtime.pruners import table
+
+    return table()
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.argument("words", nargs=-1, required=True, metavar="[IMAGE]... QUESTION")
+@click.option(
+    "--bundle",
+    envvar="GLIMPSE_BUNDLE",
+    show_envvar=True,
+    metavar="DIR|HUB-ID",
+    help="Bundle made by glimpse-export, or OWNER/NAME[@REVISION] of one on the hub. Without it: the packaged pocket "
+    "model.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default=DEVICES[0],
+    envvar="GLIMPSE_DEVICE",
+    show_envvar=True,
+    help="Where to run. cuda needs a GPU and the extra gpu; the TensorRT devices need engines that "
+    "glimpse-export --target has built on this machine.",
+)
+@click.option("--max-keep-ratio", type=_RATIO, help="Keep at most this share of the visual tokens.")
+@click.option("--threshold", type=_RATIO, help="Keep a visual token when its score is greater.")
+@click.option("--pruner", metavar="NAME", help="Method that chooses; --list-pruners names them.  [default: glimpse]")
+@click.option("--pre", metavar="NAME", help="Method of a first stage that drops visual tokens before layer 0.")
+@click.option("--pre-keep", type=_RATIO, help="Share of the visual tokens that the first stage keeps.")
+@click.option("--no-prune", is_flag=True, help="Run the plain model, all visual tokens kept.")
+@click.option("--max-new-tokens", type=_COUNT, default=128, help="Longest answer.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="End with the text there is after so long."
+)
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, help="0 takes the best token, more draws.")
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    help="Draw from the best tokens of this probability.",
+)
+@click.option("--top-k", type=click.IntRange(min=0), default=0, help="Draw from this many best tokens; 0 is no limit.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the draws.")
+@click.option(
+    "--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be given more than once."
+)
+@click.option("--max-pixels", type=_COUNT, help="Shrink images to at most this many pixels.")
+@click.option("--system", metavar="TEXT", help="System message instead of the model's own.")
+@click.option(
+    "--overlay",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a picture of what was kept (.png, .jpg, .webp).",
+)
+@click.option("--stats", is_flag=True, help="Print stage times and kept tokens on standard error.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the text.")
+@click.option("--threads", type=_COUNT, help="CPU threads per operator; without it the engine chooses.")
+@click.option("--verify", is_flag=True, help="Hash every file of the bundle first.")
+@click.option(
+    "--list-pruners",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=terminal.prints(_pruners),
+    help="Print the pruning methods, where they act, what they need and where they are from, and exit.",
+)
+@terminal.common_options
+def run(words: tuple[str, ...], **options: Any) -> None:
+    """Asks QUESTION about no, one or several IMAGEs.
+
+    The answer goes to standard output, everything else to standard error.
+    """
+    images, question = list(words[:-1]), words[-1]
+    if not images and (os.path.isfile(question) or question.lower().endswith(_IMAGE_ENDINGS)):  # noqa: PTH113
+        raise click.UsageError(f"{question!r} is an image; give a question after it")
+    if options["no_prune"]:
+        for name in ("threshold", "max_keep_ratio", "pruner", "pre", "pre_keep"):
+            if options[name] is not None:
+                raise click.UsageError(f"--no-prune keeps everything, so --{name.replace('_', '-')} has no meaning")
+    answer_question(images, question, options)
+
+
+def answer_question(images: list[str], question: str, options: dict[str, Any]) -> None:
+    """Loads the bundle, asks, and prints what was asked for."""
+    from glimpse_runtime import Pruning, Sampling, load
+    from glimpse_runtime.inputs.images import read_image
+    from glimpse_runtime.pruning import overlay
+
+    picture: Path | None = options["overlay"]
+    if picture is not None:
+        if not images:
+            raise click.UsageError("--overlay needs an image")
+        overlay.check_path(picture)
+        if picture.resolve() in [Path(image).resolve() for image in images]:
+            raise click.UsageError(f"--overlay {picture} would overwrite the image; choose another name")
+    request = Pruning(
+        enabled=not options["no_prune"],
+        threshold=options["threshold"],
+        max_keep_ratio=options["max_keep_ratio"],
+        method=options["pruner"] or "glimpse",
+        pre=options["pre"],
+        pre_keep=options["pre_keep"],
+    )
+    sampling = Sampling(
+        temperature=options["temperature"],
+        top_p=options["top_p"],
+        top_k=options["top_k"],
+        seed=options["seed"],
+        stop=options["stop"],
+    )
+    if options["bundle"] is None:
+        terminal.note("using the packaged pocket model, a tiny one for trying things out; --bundle names another")
+    terminal.show_warnings()
+    frames = [read_image(image) for image in images]
+    with load(
+        options["bundle"],
+        device=options["device"],
+        threads=options["threads"],
+        max_pixels=options["max_pixels"],
+        scene_cache_bytes=0,
+        warmup="off",
+        verify=options["verify"],
+    ) as vlm:
+        answer = vlm.ask(
+            frames,
+            question,
+            pruning=request,
+            sampling=sampling,
+            max_new_tokens=options["max_new_tokens"],
+            timeout=options["timeout"],
+            system=options["system"],
+        )
+        if not options["as_json"]:
+            for piece in answer:
+                click.echo(piece, nl=False)
+            click.echo()
+        else:
+            click.echo(json.dumps(as_dict(vlm, answer), ensure_ascii=False))
+        plan = vlm.memory_plan()
+    if picture is not None:
+        masks = answer.pruning.keep_masks
+        sheet = [overlay.draw(frame, mask) for frame, mask in zip(frames, masks, strict=True)]
+        overlay.save(overlay.side_by_side(sheet), picture)
+    if options["stats"]:
+        terminal.note(as_table(answer, plan))
+
+
+def as_dict(vlm: "Session", answer: "Answer") -> dict[str, Any]:
+    """Returns the stable object that ``--json`` prints."""
+    text, report, stats = answer.text, answer.pruning, answer.stats
+    return {
+        "answer": text,
+        "finish_reason": answer.finish_reason,
+        "model": vlm.bundle.manifest.model.name,
+        "pruning": {
+            "method": report.method,
+            "threshold": report.threshold,
+            "max_keep_ratio": report.max_keep_ratio,
+            "kept": report.kept,
+            "total": report.total,
+            "reason": report.reason,
+            "pre": report.pre,
+            "pre_kept": report.pre_kept,
+            "keep_masks": [mask.astype(int).tolist() for mask in report.keep_masks],
+            "boxes": [list(map(list, boxes)) for boxes in report.boxes],
+        },
+        "stats": {
+            "ttft_ms": round(stats.ttft_ms, 3),
+            "stage_ms": {name: round(spent, 3) for name, spent in stats.stage_ms.items()},
+            "prompt_tokens": stats.prompt_tokens,
+            "new_tokens": stats.new_tokens,
+            "decode_tokens_per_s": round(stats.decode_tokens_per_s, 1),
+            "peak_bytes": stats.peak_bytes,
+        },
+    }
+
+
+def as_table(answer: "Answer", memory: Mapping[str, int]) -> str:
+    """Returns the lines that ``--stats`` prints."""
+    report, stats = answer.pruning, answer.stats
+    rows = [(name, f"{spent:9.1f} ms") for name, spent in stats.stage_ms.items()]
+    rows.append(("first token", f"{stats.ttft_ms:9.1f} ms"))
+    rows.append(("decode speed", f"{stats.decode_tokens_per_s:9.1f} tokens/s"))
+    rows.append(("prompt tokens", f"{stats.prompt_tokens:9d}"))
+    rows.append(("new tokens", f"{stats.new_tokens:9d} ({answer.finish_reason})"))
+    kept = f"{report.kept:9d} of {report.total} ({report.kept_ratio:.1%}), method {report.method}"
+    if report.pre is not None:
+        rows.append(("first stage", f"{report.pre_kept:9d} of {report.total} entered layer 0, method {report.pre}"))
+    rows.append(("visual kept", kept + (f": {report.reason}" if report.reason else "")))
+    if stats.peak_bytes is not None:
+        rows.append(("peak memory", f"{stats.peak_bytes / 1e6:9.1f} MB"))
+    rows += [(name.removesuffix("_bytes"), f"{size / 1e6:9.1f} MB") for name, size in memory.items() if size]
+    return "\n".join(f"{name:<15}{value}" for name, value in rows)
+
+
+def main() -> None:
+    """Entry point of ``glimpse-run``."""
+    terminal.run(run)

@@ -1,0 +1,1 @@
+"""Files on disk: hashes, atomic writes, locks, the cache folder."""

@@ -1,0 +1,125 @@
+"""Images to patches, in numpy and Pillow: what Qwen2VLImageProcessor (the slow one) does, bit for bit."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from glimpse_runtime.arrays import FloatArray
+from glimpse_runtime.bundle.manifest import ImageRules
+from glimpse_runtime.errors import ImageError, InputError
+
+LARGEST_ASPECT = 200
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The patches of one image: ``rows`` x ``columns``, both multiples of ``merge``."""
+
+    rows: int
+    columns: int
+    merge: int
+
+    @property
+    def patches(self) -> int:
+        """Number of patches."""
+        return self.rows * self.columns
+
+    @property
+    def merged(self) -> tuple[int, int]:
+        """Rows and columns of the merged grid: one cell is one visual token."""
+        return self.rows // self.merge, self.columns // self.merge
+
+    @property
+    def visual_tokens(self) -> int:
+        """Number of visual tokens."""
+        return self.patches // self.merge**2
+
+
+@dataclass(frozen=True)
+class Patches:
+    """One preprocessed image.
+
+    Attributes:
+        pixel_values: (patches, channels * temporal * patch * patch) float32; a row is one patch in
+            (channel, time, y, x) order, the four patches of a merge unit are neighbours.
+        grid: the patch grid.
+        original_size: (width, height) of the image before resizing, in pixels.
+    """
+
+    pixel_values: FloatArray
+    grid: Grid
+    original_size: tuple[int, int]
+
+
+def limited(rules: ImageRules, max_pixels: int) -> ImageRules:
+    """Returns the rules with at most ``max_pixels``; more than they allow already changes nothing.
+
+    Raises:
+        InputError: it is not even one visual token.
+    """
+    smallest = (rules.patch_size * rules.merge_size) ** 2
+    if not isinstance(max_pixels, int) or max_pixels < smallest:
+        raise InputError(f"max_pixels must be at least {smallest} (one visual token), found {max_pixels!r}")
+    upper = min(rules.max_pixels, max_pixels)
+    return dataclasses.replace(rules, min_pixels=min(rules.min_pixels, upper), max_pixels=upper)
+
+
+def smart_resize(height: int, width: int, rules: ImageRules) -> tuple[int, int]:
+    """Returns the (height, width) in pixels that the model sees.
+
+    Both are multiples of patch * merge, their product lies within the rules' pixel limits where the aspect allows
+    it. Follows ``smart_resize`` of Qwen2-VL's image processor, with Python's rounding to even.
+
+    Raises:
+        ImageError: one side is more than 200 times the other.
+    """
+    if max(height, width) > LARGEST_ASPECT * min(height, width):
+        raise ImageError(f"an image of {width} x {height} pixels is too long: the aspect limit is {LARGEST_ASPECT}")
+    factor = rules.patch_size * rules.merge_size
+    new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
+    if new_height * new_width > rules.max_pixels:
+        shrink = math.sqrt(height * width / rules.max_pixels)
+        new_height = max(factor, math.floor(height / shrink / factor) * factor)
+        new_width = max(factor, math.floor(width / shrink / factor) * factor)
+    elif new_height * new_width < rules.min_pixels:
+        grow = math.sqrt(rules.min_pixels / (height * width))
+        new_height = math.ceil(height * grow / factor) * factor
+        new_width = math.ceil(width * grow / factor) * factor
+    return new_height, new_width
+
+
+def patch_grid(image: Image.Image, rules: ImageRules) -> Grid:
+    """Returns the patch grid that ``patchify`` will give, without touching the pixels."""
+    height, width = smart_resize(image.height, image.width, rules)
+    return Grid(height // rules.patch_size, width // rules.patch_size, rules.merge_size)
+
+
+def patchify(image: Image.Image, rules: ImageRules) -> Patches:
+    """Resizes (bicubic), normalises and cuts one RGB image into patches."""
+    grid = patch_grid(image, rules)
+    size = (grid.columns * rules.patch_size, grid.rows * rules.patch_size)
+    resized = image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+    patch, merge, channels = rules.patch_size, rules.merge_size, 3
+    pixels = np.asarray(resized).reshape(
+        grid.rows // merge, merge, patch, grid.columns // merge, merge, patch, channels
+    )
+    pixels = pixels.transpose(0, 3, 1, 4, 6, 2, 5).reshape(grid.patches, channels, patch, patch)
+    levels = _normalised_levels(rules)
+    out = np.empty((grid.patches, channels, rules.temporal_patch_size, patch, patch), np.float32)
+    for channel in range(channels):
+        out[:, channel] = levels[channel][pixels[:, channel]][:, None]
+    return Patches(out.reshape(grid.patches, -1), grid, image.size)
+
+
+def _normalised_levels(rules: ImageRules) -> FloatArray:
+    """(channels, 256) float32: the value each eight-bit level becomes, rounded as the reference rounds it.
+
+    The reference multiplies by the rescale factor in float64, stores float32, then subtracts and divides in float32.
+    """
+    levels = (np.arange(256, dtype=np.float64) * rules.rescale_factor).astype(np.float32)
+    mean = np.array(rules.mean, np.float32)[:, None]
+    std = np.array(rules.std, np.float32)[:, None]
+    return ((levels[None] - mean) / std).astype(np.float32)

@@ -1,0 +1,118 @@
+"""A question and its images -> token ids, by the model's own chat template."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from glimpse_runtime.arrays import IntArray
+from glimpse_runtime.bundle.manifest import PromptSpec, TokenIds
+from glimpse_runtime.errors import PromptError
+from glimpse_runtime.inputs.positions import mrope_positions
+from glimpse_runtime.inputs.preprocess import Grid
+from glimpse_runtime.inputs.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A tokenised prompt.
+
+    Attributes:
+        ids: (tokens,) int64 with one image token per visual token.
+        grids: the patch grids of its images, in order.
+        positions: (3, tokens) int64 multimodal rope positions.
+    """
+
+    ids: IntArray
+    grids: tuple[Grid, ...]
+    positions: IntArray
+
+
+def checked_ids(ids: Sequence[int] | IntArray, vocab_size: int) -> IntArray:
+    """Returns a tokenised prompt as (tokens,) int64.
+
+    Raises:
+        PromptError: it is no sequence of ids, or one is not in the vocabulary.
+    """
+    array = np.asarray(ids)
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
+        raise PromptError("the prompt must be a non-empty one-dimensional sequence of integer token ids")
+    if array.min() < 0 or array.max() >= vocab_size:
+        raise PromptError(f"token ids must lie in 0..{vocab_size - 1}, found {array.min()}..{array.max()}")
+    return array.astype(np.int64)
+
+
+def place(ids: IntArray, grids: Sequence[Grid], image_token: int) -> Prompt:
+    """Returns the prompt of some ids, with every token's position.
+
+    Raises:
+        PromptError: image tokens and images do not match.
+    """
+    return Prompt(ids, tuple(grids), mrope_positions(ids, grids, image_token))
+
+
+def build_prompt(
+    tokenizer: Tokenizer,
+    template: PromptSpec,
+    tokens: TokenIds,
+    question: str,
+    grids: Sequence[Grid] = (),
+    system: str | None = None,
+    turns: Sequence[tuple[str, str]] = (),
+) -> Prompt:
+    """Builds a prompt: the images in order, then the earlier turns, then the question.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        template: the pieces of its chat template.
+        tokens: its special ids.
+        question: the user's text; special tokens spelled in it stay text.
+        grids: patch grids of the images.
+        system: system message; None is the template's own.
+        turns: earlier (question, answer) texts of the conversation; the images come before the first question.
+
+    Raises:
+        PromptError: the question is not text, or is empty without an image.
+    """
+    for what, text in (
+        ("question", question),
+        ("system message", system or ""),
+        *(("turn", t) for turn in turns for t in turn),
+    ):
+        _check_text(what, text)
+    if not question.strip() and not grids:
+        raise PromptError("the question is empty")
+    pieces: list[tuple[str, bool]] = []
+    message = template.default_system if system is None else system
+    if message is not None:
+        pieces += [(template.system_open, True), (message, system is None), (template.system_close, True)]
+    pieces.append((template.user_open, True))
+    pieces += [(template.image, True)] * len(grids)
+    for earlier, answer in turns:
+        pieces += [(earlier, False), (template.user_close, True), (template.assistant_open, True)]
+        pieces += [(answer, False), (template.assistant_close, True), (template.user_open, True)]
+    pieces += [(question, False), (template.user_close, True), (template.assistant_open, True)]
+    return place(expand_images(np.array(tokenizer.encode(pieces), np.int64), grids, tokens.image), grids, tokens.image)
+
+
+def expand_images(ids: IntArray, grids: Sequence[Grid], image_token: int) -> IntArray:
+    """Repeats each image's single placeholder once per visual token.
+
+    Raises:
+        PromptError: there are not as many placeholders as images.
+    """
+    placeholder = ids == image_token
+    if int(placeholder.sum()) != len(grids):
+        raise PromptError(f"the prompt has {int(placeholder.sum())} image placeholders for {len(grids)} images")
+    repeats = np.ones(len(ids), np.int64)
+    repeats[placeholder] = [grid.visual_tokens for grid in grids]
+    return np.repeat(ids, repeats)
+
+
+def _check_text(what: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise PromptError(f"the {what} must be a str, found {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PromptError(f"the {what} is not valid Unicode text: {text!r}") from None

@@ -1,0 +1,1 @@
+"""The pruning methods that come with the package, one file each."""

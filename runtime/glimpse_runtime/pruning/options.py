@@ -1,0 +1,133 @@
+"""What a request asks of pruning."""
+
+from collections.abc import Sequence
+from dataclasses import Field, dataclass, fields
+
+from glimpse_runtime.arrays import BoolArray
+from glimpse_runtime.errors import PruningError
+from glimpse_runtime.pruners import BEFORE, Pruner, find
+
+ANCHORS = ("tl", "tr", "bl", "br")
+"""Corners of an image."""
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What a request asks of pruning. None means: as the bundle says.
+
+    Ratios and minimum count all visual tokens of the prompt, also after a first stage.
+
+    Attributes:
+        enabled: False runs the plain model.
+        threshold: keep a token when sigmoid(logit) is greater, 0..1; for adaptive methods.
+        max_keep_ratio: at most this share of all visual tokens of the prompt, 0..1; a method that is not adaptive
+            keeps exactly ``int(max_keep_ratio * total)``.
+        min_keep: at least this many visual tokens.
+        anchors: corners of the image to keep always, of ``tl tr bl br``; one image only.
+        keep_masks: keep exactly these tokens instead of asking the scorer: per image a bool array
+            (rows, columns) of the merged grid. The bundle's cap, minimum and anchors do not apply to it,
+            only those given here.
+        method: who chooses; ``glimpse_runtime.pruners.names()`` lists them. With ``keep_masks`` there is nothing to
+            choose.
+        pre: a method that acts before layer 0 as a first stage: what it drops never enters the lower layers, and
+            ``method`` chooses at the split among the rest.
+        pre_keep: share of all visual tokens that the first stage keeps, above 0 to 1.
+        position_debias: divide the trend towards the image's end out of a method's attention (PoRe).
+        neighbour_suppression: let a token chosen by attention suppress neighbours that look like it (AdaptPrune).
+        seed: of methods that draw.
+    """
+
+    enabled: bool = True
+    threshold: float | None = None
+    max_keep_ratio: float | None = None
+    min_keep: int | None = None
+    anchors: tuple[str, ...] | None = None
+    keep_masks: Sequence[BoolArray] | None = None
+    method: str = "glimpse"
+    pre: str | None = None
+    pre_keep: float | None = None
+    position_debias: bool = False
+    neighbour_suppression: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses values that can never be meant.
+
+        Raises:
+            PruningError: a value is out of its range, a method is unknown, or options contradict each other.
+        """
+        for name in ("threshold", "max_keep_ratio", "pre_keep"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise PruningError(f"{name} must lie in 0..1, found {value}")
+        if self.min_keep is not None and self.min_keep < 0:
+            raise PruningError(f"min_keep must not be negative, found {self.min_keep}")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise PruningError(f"seed must be a whole number, not negative, found {self.seed!r}")
+        for anchor in self.anchors or ():
+            if anchor not in ANCHORS:
+                raise PruningError(f"unknown anchor {anchor!r}; anchors are {', '.join(ANCHORS)}")
+        if not self.enabled and any(_given(self, field) for field in fields(self)[1:]):
+            raise PruningError("pruning is switched off (enabled=False), so no other option of it can be given")
+        method = find(self.method)
+        self._check_masks()
+        self._check_first_stage(method)
+        if self.threshold is not None and not method.adaptive:
+            raise PruningError(
+                f"method {self.method!r} keeps a fixed share, max_keep_ratio; a threshold has no meaning with it"
+            )
+        for option in ("position_debias", "neighbour_suppression"):
+            if getattr(self, option) and not method.ranks_attention:
+                raise PruningError(f"{option} works on attention, which method {self.method!r} does not choose by")
+
+    @property
+    def pruner(self) -> Pruner:
+        """Who chooses."""
+        return find("oracle" if self.keep_masks is not None else self.method)
+
+    @property
+    def first(self) -> Pruner | None:
+        """Who chooses what enters layer 0; None where everything does."""
+        if not self.enabled:
+            return None
+        if self.pre is not None:
+            return find(self.pre)
+        return self.pruner if self.pruner.place == BEFORE else None
+
+    @property
+    def enters_by_question(self) -> bool:
+        """Whether another question about the same images may have other tokens before layer 0."""
+        return self.first is not None and "text" in self.first.needs
+
+    def _check_masks(self) -> None:
+        if self.keep_masks is None:
+            if self.method == "oracle":
+                raise PruningError("method 'oracle' keeps what the caller says; give keep_masks")
+            return
+        if self.threshold is not None:
+            raise PruningError("a threshold has no meaning with keep_masks: no scores are computed")
+        if self.method not in ("glimpse", "oracle") or self.pre is not None:
+            raise PruningError("keep_masks says what is kept, so no method can choose; leave out method and pre")
+
+    def _check_first_stage(self, method: Pruner) -> None:
+        if (self.pre is None) != (self.pre_keep is None):
+            raise PruningError(
+                "a first stage has a method and a share: give both pre= and pre_keep=, --pre and --pre-keep"
+            )
+        if self.pre is None:
+            return
+        if self.pre_keep == 0.0:
+            raise PruningError("pre_keep must be above 0: the first stage leaves something to choose from")
+        if find(self.pre).place != BEFORE:
+            raise PruningError(f"method {self.pre!r} acts at the split, so it cannot be the first stage, pre")
+        if method.place == BEFORE:
+            raise PruningError(
+                f"pre={self.pre!r} and method={self.method!r} both act before layer 0; choose a method at the split, "
+                f"or give method={self.pre!r} alone with max_keep_ratio={self.pre_keep}"
+            )
+
+
+def _given(request: Pruning, field: Field[object]) -> bool:
+    """Whether a request says something else than an option's default."""
+    value = getattr(request, field.name)
+    return value is not None if field.default is None else bool(value != field.default)

@@ -1,0 +1,95 @@
+"""What pruning did, for the answer: never silent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from glimpse_runtime.arrays import BoolArray, FloatArray
+from glimpse_runtime.inputs.preprocess import Grid
+from glimpse_runtime.pruning.boxes import Box, kept_boxes
+from glimpse_runtime.pruning.options import Pruning
+from glimpse_runtime.pruning.rule import Rule, per_image, probability
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What pruning did.
+
+    Attributes:
+        method: who chose, by its name; ``mask`` is the caller's keep masks, ``none`` nobody.
+        threshold: the threshold used, None where none was.
+        max_keep_ratio: the cap used, None where none was.
+        kept: visual tokens kept.
+        total: visual tokens of the prompt.
+        keep_masks: per image, (rows, columns) bool on the merged grid.
+        scores: per image, (rows, columns) float32, 0 for tokens that a first stage dropped: sigmoid of the logit of
+            an adaptive method, the score itself of another; empty for a method that gives a mask.
+        reason: why nothing was pruned; None when something was.
+        image_sizes: (width, height) of each image as given, in pixels.
+        pre: who chose what enters layer 0 as a first stage; None without one.
+        pre_kept: visual tokens that the first stage kept; None without one.
+        pre_masks: per image, (rows, columns) bool: what they were; empty without a first stage.
+    """
+
+    method: str
+    threshold: float | None
+    max_keep_ratio: float | None
+    kept: int
+    total: int
+    keep_masks: tuple[BoolArray, ...]
+    scores: tuple[FloatArray, ...]
+    reason: str | None
+    image_sizes: tuple[tuple[int, int], ...] = ()
+    pre: str | None = None
+    pre_kept: int | None = None
+    pre_masks: tuple[BoolArray, ...] = ()
+
+    @cached_property
+    def boxes(self) -> tuple[tuple[Box, ...], ...]:
+        """Kept regions per image as (left, top, right, bottom) in pixels of the image as given."""
+        return tuple(kept_boxes(mask, size) for mask, size in zip(self.keep_masks, self.image_sizes, strict=True))
+
+    @property
+    def kept_ratio(self) -> float:
+        """Kept share of all visual tokens; 1.0 for a prompt without images."""
+        return self.kept / self.total if self.total else 1.0
+
+
+def report_unpruned(grids: Sequence[Grid], reason: str) -> PruneReport:
+    """Returns the report of a request that kept every visual token."""
+    total = sum(grid.visual_tokens for grid in grids)
+    masks = tuple(np.ones(grid.merged, np.bool_) for grid in grids)
+    return PruneReport("none", None, None, total, total, masks, (), reason)
+
+
+def report_pruned(
+    request: Pruning, rule: Rule, scores: FloatArray | None, keep: BoolArray, entered: BoolArray, grids: Sequence[Grid]
+) -> PruneReport:
+    """Returns the report of a selection.
+
+    Args:
+        request: what was asked.
+        rule: its numbers, merged with the bundle's.
+        scores: (visual tokens,) what the method gave; None for a mask.
+        keep: (visual tokens,) what stayed.
+        entered: (visual tokens,) what entered layer 0.
+        grids: the images.
+    """
+    masked, adaptive = request.keep_masks is not None, request.pruner.adaptive
+    kept, total, two_stages = int(keep.sum()), len(keep), request.pre is not None
+    shown = () if masked or scores is None else per_image(probability(scores) if adaptive else scores, grids)
+    return PruneReport(
+        method="mask" if masked and request.method != "oracle" else request.method,
+        threshold=rule.threshold if adaptive and not masked else None,
+        max_keep_ratio=rule.max_keep_ratio,
+        kept=kept,
+        total=total,
+        keep_masks=per_image(keep, grids),
+        scores=shown,
+        reason="every visual token was kept" if kept == total else None,
+        pre=request.pre,
+        pre_kept=int(entered.sum()) if two_stages else None,
+        pre_masks=per_image(entered, grids) if two_stages else (),
+    )

@@ -1,0 +1,155 @@
+"""The selection rule: which visual tokens stay for given scores and options."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from glimpse_runtime.arrays import Array, BoolArray, FloatArray, IntArray
+from glimpse_runtime.bundle.manifest import PruningDefaults
+from glimpse_runtime.errors import PruningError
+from glimpse_runtime.inputs.preprocess import Grid
+from glimpse_runtime.pruners import BEFORE
+from glimpse_runtime.pruning.options import Pruning
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A request merged with the bundle's defaults."""
+
+    threshold: float
+    max_keep_ratio: float | None
+    min_keep: int | None
+    anchors: tuple[str, ...]
+
+
+def merge(request: Pruning, defaults: PruningDefaults) -> Rule:
+    """Fills what the request leaves open; a keep mask takes no defaults."""
+    if request.keep_masks is not None:
+        return Rule(0.5, request.max_keep_ratio, request.min_keep, request.anchors or ())
+    return Rule(
+        defaults.threshold if request.threshold is None else request.threshold,
+        defaults.max_keep_ratio if request.max_keep_ratio is None else request.max_keep_ratio,
+        defaults.min_keep if request.min_keep is None else request.min_keep,
+        defaults.anchors if request.anchors is None else request.anchors,
+    )
+
+
+def entering(request: Pruning, rule: Rule, total: int) -> int:
+    """Returns how many of ``total`` visual tokens enter layer 0, anchors aside.
+
+    Raises:
+        PruningError: the method keeps a fixed share, and neither request nor bundle names one.
+    """
+    least = rule.min_keep or 0
+    if request.pruner.place == BEFORE:
+        return fixed_count(request, rule, total)
+    if request.pre_keep is None:
+        return total
+    return min(total, max(int(request.pre_keep * total), least, 1))
+
+
+def fixed_count(request: Pruning, rule: Rule, total: int) -> int:
+    """Returns how many of ``total`` visual tokens a method keeps that is not adaptive, anchors aside.
+
+    Raises:
+        PruningError: neither request nor bundle names a share.
+    """
+    if rule.max_keep_ratio is None:
+        raise PruningError(f"method {request.method!r} keeps a fixed share; name it: max_keep_ratio=, --max-keep-ratio")
+    return min(total, max(int(rule.max_keep_ratio * total), rule.min_keep or 0))
+
+
+def check(rule: Rule, grids: Sequence[Grid]) -> None:
+    """Refuses a rule that cannot be met, before any compute.
+
+    Raises:
+        PruningError: the minimum exceeds the number of visual tokens, or anchors with several images.
+    """
+    total = sum(grid.visual_tokens for grid in grids)
+    if rule.min_keep is not None and rule.min_keep > total:
+        raise PruningError(f"min_keep is {rule.min_keep}, but the prompt has only {total} visual tokens")
+    if rule.anchors and len(grids) > 1:
+        raise PruningError(f"anchors work with one image, the prompt has {len(grids)}; use anchors=()")
+
+
+def select(logits: FloatArray, rule: Rule, grids: Sequence[Grid]) -> BoolArray:
+    """Decides which visual tokens stay.
+
+    The order of steps is the reference's (``_get_remain_masks``): threshold, cap, minimum, anchors. Ratio, minimum
+    and the number of tokens count all images of the prompt together; anchors may exceed the cap.
+
+    Args:
+        logits: (visual tokens,) float32, the scorer's deciding row.
+        rule: the merged options.
+        grids: the images.
+
+    Returns:
+        (visual tokens,) bool.
+    """
+    total = len(logits)
+    keep = probability(logits) > np.float32(rule.threshold)
+    best_first = np.argsort(-logits, kind="stable")
+    if rule.max_keep_ratio is not None and total and keep.sum() / total > rule.max_keep_ratio:
+        keep[:] = False
+        keep[best_first[: int(rule.max_keep_ratio * total)]] = True
+    if rule.min_keep is not None and keep.sum() < rule.min_keep:
+        keep[best_first[: rule.min_keep]] = True
+    return add_anchors(keep, rule, grids)
+
+
+def select_best(scores: FloatArray, count: int) -> BoolArray:
+    """Keeps the ``count`` highest of (visual tokens,) scores; of equal ones the first."""
+    keep = np.zeros(len(scores), np.bool_)
+    keep[np.argsort(-scores, kind="stable")[:count]] = True
+    return keep
+
+
+def add_anchors(keep: BoolArray, rule: Rule, grids: Sequence[Grid]) -> BoolArray:
+    """Marks the anchors in (visual tokens,) ``keep``, in place, and returns it."""
+    for anchor in rule.anchors:
+        keep[_ANCHORS[anchor](*grids[0].merged)] = True
+    return keep
+
+
+def flat_masks(masks: Sequence[Array], grids: Sequence[Grid]) -> BoolArray:
+    """Returns a caller's keep masks of all images as one (visual tokens,) array.
+
+    Raises:
+        PruningError: not one mask per image, or a mask of another shape.
+    """
+    if len(masks) != len(grids):
+        raise PruningError(f"{len(masks)} keep masks for {len(grids)} images")
+    for index, (mask, grid) in enumerate(zip(masks, grids, strict=True)):
+        if np.shape(mask) != grid.merged:
+            raise PruningError(
+                f"keep mask {index} has shape {np.shape(mask)}, the image's merged grid is {grid.merged}"
+            )
+    return np.concatenate([np.asarray(mask, np.bool_).reshape(-1) for mask in masks])
+
+
+def keep_index(keep: BoolArray, is_image: BoolArray) -> IntArray:
+    """Returns the prompt rows that stay: all text and the kept visual tokens, in order."""
+    rows = ~is_image
+    rows[is_image] = keep
+    return np.flatnonzero(rows)
+
+
+def per_image(values: Array, grids: Sequence[Grid]) -> tuple[Array, ...]:
+    """Cuts (visual tokens,) values into one (rows, columns) array per image."""
+    ends = np.cumsum([grid.visual_tokens for grid in grids])[:-1]
+    return tuple(part.reshape(grid.merged) for part, grid in zip(np.split(values, ends), grids, strict=True))
+
+
+def probability(logits: FloatArray) -> FloatArray:
+    """Returns sigmoid(logits) in float32 without overflow."""
+    small = np.exp(-np.abs(logits))
+    return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
+
+
+_ANCHORS: dict[str, Callable[[int, int], int]] = {
+    "tl": lambda rows, columns: 0,
+    "tr": lambda rows, columns: columns - 1,
+    "bl": lambda rows, columns: (rows - 1) * columns,
+    "br": lambda rows, columns: rows * columns - 1,
+}

@@ -1,0 +1,1 @@
+"""Load once, ask many: sessions, scenes, answers."""

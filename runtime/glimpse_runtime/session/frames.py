@@ -1,0 +1,69 @@
+"""Frames from a camera: an image with its encoding and time, and a mailbox that keeps the newest."""
+
+import threading
+import time
+from dataclasses import dataclass
+
+from glimpse_runtime.errors import SessionError
+from glimpse_runtime.inputs.images import ImageSource
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image as a camera gave it; accepted wherever an image is.
+
+    Attributes:
+        image: see ``read_image``.
+        encoding: channel order of an array; None is the default of its channels.
+        stamp: when it was taken, in seconds of ``time.monotonic()``; carried to the answer.
+    """
+
+    image: ImageSource
+    encoding: str | None = None
+    stamp: float | None = None
+
+
+class LatestFrame:
+    """A mailbox with one slot between a camera thread and an asking thread: the newest frame wins.
+
+    Attributes:
+        dropped: frames that were replaced before anybody took them.
+    """
+
+    def __init__(self) -> None:
+        """Starts empty."""
+        self.dropped = 0
+        self._changed = threading.Condition()
+        self._frame: Frame | None = None
+        self._closed = False
+
+    def put(self, image: ImageSource, encoding: str | None = None, stamp: float | None = None) -> None:
+        """Replaces the frame; never blocks. ``stamp`` is now unless it is given.
+
+        Raises:
+            SessionError: the mailbox is closed.
+        """
+        frame = Frame(image, encoding, time.monotonic() if stamp is None else stamp)
+        with self._changed:
+            if self._closed:
+                raise SessionError("this mailbox is closed")
+            self.dropped += self._frame is not None
+            self._frame = frame
+            self._changed.notify()
+
+    def get(self, timeout: float | None = None) -> Frame | None:
+        """Takes the newest frame; waits up to ``timeout`` seconds for one.
+
+        Returns:
+            The frame, or None when none came in time or the mailbox was closed.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._frame is not None or self._closed, timeout)
+            frame, self._frame = self._frame, None
+            return frame
+
+    def close(self) -> None:
+        """Wakes everybody who waits; nothing can be put any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()

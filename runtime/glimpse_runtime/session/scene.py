@@ -1,0 +1,197 @@
+"""What is known of some images before any question: encode once, ask many."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from glimpse_runtime.errors import SessionError
+from glimpse_runtime.inputs.preprocess import Grid
+from glimpse_runtime.pruning.options import Pruning
+from glimpse_runtime.session.request import DEFAULT_MAX_NEW_TOKENS, make_request
+from glimpse_runtime.session.sampling import Sampling
+from glimpse_runtime.steps.prefix import Prefix
+from glimpse_runtime.steps.visual import VisualTokens
+
+if TYPE_CHECKING:
+    from glimpse_runtime.session.answer import Answer
+    from glimpse_runtime.session.session import Session
+
+
+@dataclass
+class SceneState:
+    """Some images, and as much as has been computed of them.
+
+    Attributes:
+        grids: their patch grids.
+        sizes: (width, height) of each as given, in pixels.
+        stamp: acquisition time of the newest, None where none had one.
+        visual: the encoded images; empty until they are.
+        prefix: the prompt's start after the lower layers; None until it is run.
+    """
+
+    grids: tuple[Grid, ...]
+    sizes: tuple[tuple[int, int], ...]
+    stamp: float | None = None
+    visual: Sequence[VisualTokens] = ()
+    prefix: Prefix | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it holds."""
+        return sum(image.nbytes for image in self.visual) + (self.prefix.nbytes if self.prefix else 0)
+
+
+class Scene:
+    """Encoded images: every question pays only its own text, the scorer and the kept rows.
+
+    Made by ``Session.encode``. It holds memory until it is closed.
+    """
+
+    def __init__(self, session: "Session", state: SceneState, pruning: Pruning | None = None) -> None:
+        """Wraps a state and the pruning options of its questions; use ``Session.encode``."""
+        self._session = session
+        self._pruning = pruning
+        self._state: SceneState | None = state
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the scene holds; 0 when closed."""
+        return self._state.nbytes if self._state else 0
+
+    @property
+    def stamp(self) -> float | None:
+        """Acquisition time of the newest of its frames; None where none had one."""
+        return self._open().stamp
+
+    def ask(
+        self,
+        question: str,
+        *,
+        pruning: Pruning | None = None,
+        sampling: Sampling | None = None,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        timeout: float | None = None,
+        system: str | None = None,
+        turns: Sequence[tuple[str, str]] = (),
+    ) -> "Answer":
+        """Asks about the scene's images; errors and answer are those of ``Session.ask``.
+
+        Args:
+            question: the user's text.
+            pruning: pruning options; None is what ``Session.encode`` was given, else the bundle's defaults. Other
+                tokens before layer 0 than the last question had run the images through the lower layers again.
+            sampling: how tokens are chosen; None is greedy.
+            max_new_tokens: longest answer.
+            timeout: seconds until the answer ends with what it has.
+            system: system message; a change of it runs the images through the lower layers again.
+            turns: earlier (question, answer) texts of a conversation.
+        """
+        request = make_request(pruning or self._pruning, sampling, max_new_tokens, timeout)
+        return self._session._ask_scene(self._open(), question, request, system, turns)
+
+    def chat(self, system: str | None = None) -> "Chat":
+        """Starts a conversation about the scene."""
+        return Chat(self, system)
+
+    def close(self) -> None:
+        """Frees the memory; the scene cannot be asked afterwards."""
+        self._state = None
+
+    def __enter__(self) -> "Scene":
+        """Returns the scene itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Closes the scene."""
+        self.close()
+
+    def _open(self) -> SceneState:
+        if self._state is None:
+            raise SessionError("this scene is closed; encode the images again")
+        return self._state
+
+
+class Chat:
+    """A conversation about one scene: its history is text, and every turn glimpses anew with its own kept set."""
+
+    def __init__(self, scene: Scene, system: str | None) -> None:
+        """Starts without turns; use ``Scene.chat``."""
+        self._scene = scene
+        self._system = system
+        self._turns: list[tuple[str, Answer]] = []
+
+    @property
+    def turns(self) -> list[tuple[str, str]]:
+        """The (question, answer) texts so far; completes the last answer."""
+        return [(question, answer.text) for question, answer in self._turns]
+
+    def ask(
+        self,
+        question: str,
+        *,
+        pruning: Pruning | None = None,
+        sampling: Sampling | None = None,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        timeout: float | None = None,
+    ) -> "Answer":
+        """Asks the next question; see ``Scene.ask``."""
+        answer = self._scene.ask(
+            question,
+            pruning=pruning,
+            sampling=sampling,
+            max_new_tokens=max_new_tokens,
+            timeout=timeout,
+            system=self._system,
+            turns=self.turns,
+        )
+        self._turns.append((question, answer))
+        return answer
+
+
+class SceneCache:
+    """The scenes of the last images asked about, newest last, within a limit of bytes."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        """Starts empty; a limit of 0 keeps nothing."""
+        self.limit_bytes = limit_bytes
+        self._states: OrderedDict[bytes, SceneState] = OrderedDict()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes all scenes hold."""
+        return sum(state.nbytes for state in self._states.values())
+
+    def get(self, key: bytes) -> SceneState | None:
+        """Returns the state of some images and makes it the newest."""
+        if key in self._states:
+            self._states.move_to_end(key)
+        return self._states.get(key)
+
+    def put(self, key: bytes, state: SceneState) -> None:
+        """Keeps a state if it can ever fit; the oldest ones go until all do."""
+        if state.nbytes > self.limit_bytes:
+            return
+        self._states[key] = state
+        self._states.move_to_end(key)
+        while self.nbytes > self.limit_bytes:
+            self._states.popitem(last=False)
+
+    def clear(self) -> None:
+        """Frees everything."""
+        self._states.clear()
+
+
+def content_key(images: Sequence[Image.Image]) -> bytes:
+    """Returns a hash of the pixels of RGB images."""
+    digest = hashlib.blake2b(digest_size=16)
+    for image in images:
+        digest.update(f"{image.width}x{image.height};".encode())
+        digest.update(image.tobytes())
+    return digest.digest()

@@ -1,0 +1,1 @@
+"""The steps of one answer, in the order of the paper."""
