@@ -25,7 +25,9 @@ from machine import float_flops_per_s, integer_flops_per_s, matrix_values, read_
 from scene import make_bundle
 
 from glimpse_runtime import PruneReport, Pruning, PruningError, Session, load
-from glimpse_runtime.bundle.bundle import Bundle, packaged_bundle, sha256_of
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.packaged import packaged_bundle
+from glimpse_runtime.files.hashing import sha256_of
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.stats import Stats
 

@@ -24,10 +24,11 @@ import numpy as np
 # The script tests the clone it lies in, installed or not.
 sys.path[:0] = [str(Path(__file__).parents[1] / root) for root in ("runtime", "export", "models", "plugins")]
 
+
 from glimpse_export import ExportOptions, export
-from glimpse_export.model.configuration import read_architecture
-from glimpse_export.model.image_rules import read_image_rules
-from glimpse_export.source.checkpoint import Checkpoint, read_json
+from glimpse_export.model.family import ModelConfigs, find_family
+from glimpse_export.model.fields import read_json
+from glimpse_export.source.checkpoint import Checkpoint
 from glimpse_runtime import GlimpseError, Pruning
 from glimpse_runtime.arrays import Array
 from glimpse_runtime.backends import open_backend
@@ -152,11 +153,12 @@ def candidate_arrays(
 
 def session_for(folder: Path, case: dict[str, Any], bundle: Bundle, trace: Any, device: str = "cpu") -> Session:
     """Opens a session with the case's image rules."""
-    config = read_json(folder / "base" / "config.json")
-    vision = read_architecture(config, read_json(folder / "adapter" / "config.json"), {}, "base", "adapter").vision
-    processor = read_json(folder / "base" / "preprocessor_config.json") | case["processor_overrides"]
-    rules = read_image_rules(processor, vision, "preprocessor_config.json")
-    changed = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, images=rules))
+    configs = ModelConfigs.read(folder / "base", folder / "adapter")
+    family = find_family(configs.base, "config.json")
+    configs = dataclasses.replace(configs, images={**configs.images, **case.get("processor_overrides", {})})
+    architecture = family.read_architecture(configs)
+    record = family.record(architecture, family.read_images(configs, architecture))
+    changed = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, family=record))
     return Session(changed, Pipeline(changed, open_backend(device), trace))
 
 
@@ -227,13 +229,14 @@ def vision_arrays(trace: dict[str, list[Array]], grids: Sequence[tuple[int, ...]
     """Joins the images of a prompt; window arrays continue from image to image."""
     unit = merge * merge
     order, ends, start = [], [np.zeros(1, np.int64)], 0
-    for window_order, lengths in zip(trace["window_order"], trace["window_lengths"], strict=True):
+    for gather, keys in zip(trace["vision.window_gather"], trace["vision.window_keys"], strict=True):
+        window_order = gather[keys.reshape(-1) > 0]
         order.append(window_order[::unit] // unit + start // unit)
-        ends.append(start + np.cumsum(lengths))
+        ends.append(start + np.cumsum(keys.sum(axis=1)))
         start += len(window_order)
-    patches = [len(window_order) for window_order in trace["window_order"]]
+    patches = [len(pixels) for pixels in trace["vision.pixel_values"]]
     return {
-        "pixel_values": np.concatenate(trace["pixel_values"]),
+        "pixel_values": np.concatenate(trace["vision.pixel_values"]),
         "image_grid_thw": np.array([[1, rows * merge, columns * merge] for rows, columns in grids]),
         "image_embeds": np.concatenate(trace["image_embeds"]),
         "visual_features": np.concatenate(trace["visual_features"], axis=1),

@@ -118,7 +118,7 @@ def assert_one_clear_line(done: subprocess.CompletedProcess[str], *parts: str, c
 
 def uncertified(place: Path) -> Path:
     """A copy of the packaged bundle without its certificate."""
-    from glimpse_runtime.bundle.bundle import packaged_bundle
+    from glimpse_runtime.bundle.packaged import packaged_bundle
 
     shutil.copytree(packaged_bundle(), place)
     (place / "certificate.json").unlink()

@@ -25,7 +25,7 @@ from PIL import Image
 from glimpse_models.pocket.scenes.heldout import samples
 from glimpse_models.pocket.scenes.relevant import relevant_tokens
 from glimpse_runtime import Session, load
-from glimpse_runtime.bundle.bundle import packaged_bundle
+from glimpse_runtime.bundle.packaged import packaged_bundle
 from glimpse_runtime.cli import terminal
 from glimpse_runtime.steps.pipeline import Pipeline
 

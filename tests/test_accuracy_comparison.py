@@ -26,10 +26,10 @@ from PIL import Image
 
 from glimpse_models.pocket.scenes.questions import Question
 from glimpse_models.pocket.scenes.relevant import relevant_tokens
+from glimpse_models.qwen2_5_vl.patches import patch_grid
 from glimpse_runtime import Pruning, PruningError, Session, load
-from glimpse_runtime.inputs.preprocess import patch_grid
 from glimpse_runtime.pruners import BUILT_IN, weights_file
-from glimpse_runtime.steps.visual import RECEIVED
+from glimpse_runtime.steps.vision import RECEIVED
 
 
 @pytest.fixture(scope="module")

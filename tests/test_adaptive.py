@@ -20,7 +20,8 @@ from adaptive import Asked
 
 from glimpse_models.pocket.controlled import SIDES
 from glimpse_models.pocket.scenes.questions import MAX_COUNT, TYPES
-from glimpse_runtime.bundle.bundle import Bundle, packaged_bundle
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.packaged import packaged_bundle
 
 
 def asked(scene: int, varied: int, relevant: int, kept: int, right: bool = True) -> Asked:

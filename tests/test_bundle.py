@@ -67,10 +67,10 @@ def test_every_file_is_checked(golden_bundle: Path, tmp_path: Path) -> None:
 def test_large_bundles_are_hashed_once_and_again_when_touched(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("glimpse_runtime.bundle.bundle._HASH_EACH_LOAD_BYTES", 0)
+    monkeypatch.setattr("glimpse_runtime.files.hashing.REMEMBERED_FROM_BYTES", 0)
     monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
     hashed: list[str] = []
-    from glimpse_runtime.bundle import bundle as module
+    from glimpse_runtime.files import hashing as module
 
     original = module.sha256_of
 

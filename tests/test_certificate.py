@@ -10,8 +10,9 @@ import pytest
 from conftest import uncertified
 
 from glimpse_runtime import BundleFormatError, load
-from glimpse_runtime.bundle.bundle import Bundle, packaged_bundle
+from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.certificate import CERTIFICATE_NAME, Certificate, Check, read_certificate
+from glimpse_runtime.bundle.packaged import packaged_bundle
 
 
 def check(stage: str, measure: str, value: float, bound: float | None, passed: bool = True, layer: int | None = None):

@@ -10,9 +10,10 @@ import pytest
 from glimpse_export import ExportOptions, export
 from glimpse_export.planning.plan import plan
 from glimpse_export.source.adapter import Adapter
+from glimpse_models.qwen2_5_vl.positions import vision_rope
 from glimpse_runtime.bundle.bundle import Bundle
-from glimpse_runtime.inputs.positions import TextRope, token_rope, vision_rope
-from glimpse_runtime.inputs.preprocess import Grid
+from glimpse_runtime.inputs.grid import Grid
+from glimpse_runtime.inputs.rope import TextRope, token_rope
 
 GOLDEN = Path(__file__).parent / "golden" / "modelA"
 CASES = sorted(path.stem for path in (GOLDEN / "cases").glob("*.npz"))

@@ -151,7 +151,7 @@ def by_kernel(memory: DeviceMemory, runtime: Runtime) -> Compaction:
 def test_compaction_is_that_of_numpy(
     memory: DeviceMemory, runtime: Runtime, make: Callable[[DeviceMemory, Runtime], Compaction], dtype: str
 ) -> None:
-    memory._compaction = make(memory, runtime)
+    memory.compaction = make(memory, runtime)
     rng = np.random.default_rng(1)
     for case in range(40):
         rows = int(rng.integers(1, 40))

@@ -23,14 +23,15 @@ from glimpse_export.source.matrix import matrix_of
 from glimpse_export.weights.file import WeightFile
 from glimpse_export.weights.precision import PRECISIONS, Precision
 from glimpse_export.weights.quantise import quantise_rows
+from glimpse_models.qwen2_5_vl.patches import smart_resize
+from glimpse_models.qwen2_5_vl.windows import token_windows
 from glimpse_runtime import BackendError, BundleFormatError, Pruning, load
 from glimpse_runtime.backends.ort import OrtBackend
+from glimpse_runtime.bundle import memory
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.manifest import ImageRules
-from glimpse_runtime.inputs.positions import token_windows
-from glimpse_runtime.inputs.preprocess import Grid, smart_resize
+from glimpse_runtime.inputs.grid import Grid
 from glimpse_runtime.session.session import Session
-from glimpse_runtime.steps import pipeline
 from glimpse_runtime.steps.pipeline import Pipeline
 
 FOR_TENSORRT = ("opset24", "plain")
@@ -62,7 +63,7 @@ def test_golden_vectors(spelling: str, name: str, traced: dict[str, Bundle]) -> 
 def test_a_prompt_in_short_runs_of_rows(
     spelling: str, name: str, traced: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(memory, "ROWS_AT_ONCE", 7)
     assert not conformance.run_case(GOLDEN, name, traced[spelling]).problems
 
 

@@ -29,8 +29,9 @@ from glimpse_export.engines.options import BuildOptions
 from glimpse_export.engines.plugin import Plugin
 from glimpse_export.errors import BuildError
 from glimpse_export.planning.boards import parse_budget
-from glimpse_runtime.bundle.bundle import Bundle, packaged_bundle
+from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.manifest import MANIFEST_NAME
+from glimpse_runtime.bundle.packaged import packaged_bundle
 from glimpse_runtime.engines.flavours import installed
 from glimpse_runtime.engines.gpu import Gpu
 from glimpse_runtime.engines.store import StoredEngine, engine_folder, find_engine, report_file

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from glimpse_runtime.bundle import bundle as bundles
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.manifest import FileSpec, Profile
 from glimpse_runtime.engines import store
@@ -15,6 +14,7 @@ from glimpse_runtime.engines.flavours import flavour_of
 from glimpse_runtime.engines.key import EngineKey, Setting, engine_key
 from glimpse_runtime.engines.store import EngineRecord, engine_file, find_engine, record_file, require_engine
 from glimpse_runtime.errors import BackendError
+from glimpse_runtime.files import hashing
 
 SETTING = Setting(flavour_of("tensorrt", "10.3.0"), "10.3.0", "Orin (8.7)")
 CONTENT = b"an engine" * 1000
@@ -142,7 +142,9 @@ def test_a_record_that_lies_about_its_key_is_seen(key: EngineKey) -> None:
 
 def test_content_is_hashed_once(key: EngineKey, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[Path] = []
-    monkeypatch.setattr(store, "sha256_of", lambda path: hashed.append(path) or bundles.sha256_of(path))
+    original = hashing.sha256_of
+    monkeypatch.setattr(hashing, "REMEMBERED_FROM_BYTES", 0)
+    monkeypatch.setattr(hashing, "sha256_of", lambda path: hashed.append(path) or original(path))
     path = put(key)
     assert find_engine(key) is not None
     assert hashed == [], "the build knows it"

@@ -19,7 +19,8 @@ from glimpse_export.engines import after, builder
 from glimpse_export.engines.build.build import build_engine
 from glimpse_export.errors import BuildError
 from glimpse_export.planning import boards
-from glimpse_runtime.bundle.bundle import Bundle, packaged_bundle
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.packaged import packaged_bundle
 from glimpse_runtime.engines import flavours
 from glimpse_runtime.engines.flavours import installed
 from glimpse_runtime.engines.gpu import Gpu

@@ -15,7 +15,7 @@ from glimpse_export.engines.memory import (
     require_memory,
 )
 from glimpse_export.errors import BuildError
-from glimpse_runtime.bundle.bundle import packaged_bundle
+from glimpse_runtime.bundle.packaged import packaged_bundle
 from glimpse_runtime.engines.flavours import flavour_of
 from glimpse_runtime.engines.gpu import Gpu
 

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 
+from glimpse_runtime.bundle import memory
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.manifest import Manifest, Profile, StageSpec, TensorSpec
 from glimpse_runtime.engines.flavours import flavour_of
 from glimpse_runtime.engines.profiles import engine_profiles
 from glimpse_runtime.errors import BundleFormatError
-from glimpse_runtime.steps import pipeline
 
 FULL, RTX = flavour_of("tensorrt", "10.3"), flavour_of("tensorrt-rtx", "1.7")
 CONTEXT = 2048
@@ -66,7 +66,7 @@ def test_other_stages_take_the_manifests_ranges(manifest: Manifest) -> None:
 
 
 def test_the_longest_run_of_rows_is_the_pipelines(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "ROWS_AT_ONCE", 64)
+    monkeypatch.setattr(memory, "ROWS_AT_ONCE", 64)
     prefill, _ = engine_profiles(manifest, "lower", DECODER, FULL)
     assert prefill.dims["rows"] == Profile(2, 64, 64)
     longer = dataclasses.replace(manifest, glimpse=dataclasses.replace(manifest.glimpse, length=100))

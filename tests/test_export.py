@@ -14,6 +14,7 @@ pytest.importorskip("onnx_ir")
 pytest.importorskip("torch")
 
 from conftest import ROOT, Command, assert_one_clear_line, edit_json, edit_tensors, leftovers, options
+from glimpse_export.model.image_rules import read_image_rules
 from safetensors.numpy import load_file, save_file
 
 from glimpse_export import (
@@ -23,11 +24,11 @@ from glimpse_export import (
     plan,
 )
 from glimpse_export.graphs.dialects import DIALECTS
-from glimpse_export.model.image_rules import read_image_rules
 from glimpse_export.planning.options import DIALECT_NAMES
+from glimpse_models.qwen2_5_vl.patches import smart_resize
 from glimpse_runtime import load
-from glimpse_runtime.bundle.bundle import Bundle, sha256_of
-from glimpse_runtime.inputs.preprocess import smart_resize
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.files.hashing import sha256_of
 
 EXPORT = "glimpse_export.cli.export"
 

@@ -22,7 +22,8 @@ from make_gallery import Exhibit, View
 from glimpse_models.pocket.examples import EXAMPLES
 from glimpse_models.pocket.scenes.backgrounds import PHOTOS
 from glimpse_runtime import Session
-from glimpse_runtime.bundle.bundle import Bundle, packaged_bundle
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.packaged import packaged_bundle
 
 PAGE = ROOT / "docs" / "gallery.md"
 WITH_CONDITIONS = {"china.jpg", "flower.jpg"}

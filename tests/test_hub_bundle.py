@@ -12,10 +12,11 @@ from conftest import Command, assert_one_clear_line, uncertified
 from hub_server import Hub, files_of
 
 from glimpse_runtime import BundleFormatError, BundleNotFoundError
-from glimpse_runtime.bundle.bundle import Bundle, packaged_bundle
+from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.hub.download import hub_errors
 from glimpse_runtime.bundle.hub.name import HubId, parse_hub_id
 from glimpse_runtime.bundle.locate import locate
+from glimpse_runtime.bundle.packaged import packaged_bundle
 from glimpse_runtime.errors import HubError
 
 utils = pytest.importorskip("huggingface_hub.utils")

@@ -10,8 +10,8 @@ from factory import write_model
 from test_certificate import certificate, check
 
 from glimpse_runtime import Session
-from glimpse_runtime.bundle.bundle import packaged_bundle
 from glimpse_runtime.bundle.manifest import Manifest
+from glimpse_runtime.bundle.packaged import packaged_bundle
 from glimpse_runtime.cli.inspection_text import as_text
 from glimpse_runtime.inspection import inspect
 
@@ -43,7 +43,7 @@ def test_it_reads_no_weights(copy: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def refuse(path: Path) -> str:
         raise AssertionError(f"{path} was read")
 
-    monkeypatch.setattr("glimpse_runtime.bundle.bundle.sha256_of", refuse)
+    monkeypatch.setattr("glimpse_runtime.files.hashing.sha256_of", refuse)
     inspect(copy)
     with pytest.raises(AssertionError, match="was read"):
         inspect(copy, verify=True)

@@ -131,7 +131,8 @@ def test_the_packaged_bundle_is_the_export_of_the_packaged_checkpoint(tmp_path: 
     pytest.importorskip("onnx_ir")
     pytest.importorskip("torch")
     from glimpse_export import ExportOptions, export
-    from glimpse_runtime.bundle.bundle import Bundle, packaged_bundle
+    from glimpse_runtime.bundle.bundle import Bundle
+    from glimpse_runtime.bundle.packaged import packaged_bundle
 
     packaged = Bundle.open(packaged_bundle()).manifest
     fresh = Bundle.open(export(ExportOptions("pocket", certify="off"), tmp_path / "pocket")).manifest

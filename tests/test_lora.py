@@ -32,10 +32,10 @@ from glimpse_export.source.lora import Lora
 from glimpse_export.source.merged import MergedCheckpoint
 from glimpse_models import MODELS
 from glimpse_models.listing import listing
-from glimpse_runtime.bundle.bundle import sha256_of
 from glimpse_runtime.bundle.manifest import Manifest
 from glimpse_runtime.cli.inspection_text import as_text
 from glimpse_runtime.errors import BundleFormatError
+from glimpse_runtime.files.hashing import sha256_of
 from glimpse_runtime.inspection import inspect
 
 EMBEDDING = "model.language_model.embed_tokens"

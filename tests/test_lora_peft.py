@@ -21,7 +21,7 @@ from glimpse_export import export
 from glimpse_export.source.checkpoint import Checkpoint
 from glimpse_export.source.lora import Lora
 from glimpse_export.source.merged import MergedCheckpoint
-from glimpse_runtime.bundle.bundle import sha256_of
+from glimpse_runtime.files.hashing import sha256_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's
 

@@ -14,17 +14,17 @@ from factory import Case, make_case, write_model
 
 from glimpse_export import ExportOptions, export
 from glimpse_export.graphs.builder import GraphBuilder
+from glimpse_models.qwen2_5_vl.windows import Windows
 from glimpse_runtime.arrays import Array, BoolArray, FloatArray
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.inputs import positions
-from glimpse_runtime.inputs.positions import Windows
-from glimpse_runtime.inputs.preprocess import Grid
+from glimpse_runtime.inputs.grid import Grid
 from glimpse_runtime.pruning import rule as rules
 from glimpse_runtime.pruning.rule import Rule
 from glimpse_runtime.steps import visual
 from glimpse_runtime.steps.cache import KVCache
 from glimpse_runtime.steps.pipeline import Pipeline
-from glimpse_runtime.steps.visual import Visual
+from glimpse_runtime.steps.vision import Visual
 
 Patch = pytest.MonkeyPatch
 TWO = ((84, 112), (56, 28))

@@ -13,8 +13,8 @@ from gpu_stand_in import ORIN, put_in_gpu, put_in_kernels
 
 from glimpse_runtime import Answer, BackendError, Pruning, Sampling, Session, load
 from glimpse_runtime.backends import ort_cuda
+from glimpse_runtime.bundle import memory
 from glimpse_runtime.bundle.bundle import Bundle
-from glimpse_runtime.steps import pipeline
 
 GOLDEN = Path(__file__).parent / "golden" / "modelA"
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -79,7 +79,7 @@ def sessions(bundle: Path, **options: object) -> tuple[Session, Session]:
 def test_answers_are_those_of_the_cpu(
     runtime: Runtime, half: Path, monkeypatch: pytest.MonkeyPatch, rows_at_once: int, kernels: bool
 ) -> None:
-    monkeypatch.setattr(pipeline, "ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(memory, "ROWS_AT_ONCE", rows_at_once)
     if kernels:
         put_in_kernels(monkeypatch, runtime)
     vlm, reference = sessions(half)

@@ -15,8 +15,9 @@ from glimpse_runtime.backends import open_backend
 from glimpse_runtime.backends.ort import OrtEngine
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.manifest import Profile
+from glimpse_runtime.bundle.memory import ROWS_AT_ONCE
 from glimpse_runtime.steps.cache import KVCache
-from glimpse_runtime.steps.pipeline import ROWS_AT_ONCE, Pipeline, runs_of_rows
+from glimpse_runtime.steps.pipeline import Pipeline, runs_of_rows
 
 QUESTION = "What colour is the circle?"
 
@@ -108,7 +109,7 @@ def test_prefill_in_short_runs_changes_nothing(
         return seen
 
     whole = answer()
-    monkeypatch.setattr("glimpse_runtime.steps.pipeline.ROWS_AT_ONCE", rows)
+    monkeypatch.setattr("glimpse_runtime.bundle.memory.ROWS_AT_ONCE", rows)
     parts = answer()
     assert whole.keys() == parts.keys()
     for name in whole:

@@ -25,7 +25,7 @@ from glimpse_export.planning.boards import BOARDS, parse_budget
 from glimpse_export.planning.plan import Plan
 from glimpse_export.weights.precision import Precision
 from glimpse_runtime import load
-from glimpse_runtime.steps.pipeline import ROWS_AT_ONCE
+from glimpse_runtime.bundle.memory import ROWS_AT_ONCE
 
 EXPORT = "glimpse_export.cli.export"
 BLOCK, BLOCK_COPIES = 128, 8

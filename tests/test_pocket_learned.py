@@ -27,7 +27,8 @@ from glimpse_models.pocket.training.learned import Covipal, Sdtp, imitation_loss
 from glimpse_models.pocket.training.lessons import Teacher
 from glimpse_models.pocket.training.objectives import Scores
 from glimpse_runtime import Pruning, load
-from glimpse_runtime.bundle.bundle import packaged_bundle, sha256_of
+from glimpse_runtime.bundle.packaged import packaged_bundle
+from glimpse_runtime.files.hashing import sha256_of
 from glimpse_runtime.pruners import PrunerInput, find
 
 CONFIG = PocketConfig()

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from glimpse_models.qwen2_5_vl.patches import patch_grid, patchify, smart_resize
 from glimpse_runtime import ImageError
 from glimpse_runtime.bundle.manifest import ImageRules
 from glimpse_runtime.inputs.images import read_image
-from glimpse_runtime.inputs.preprocess import patch_grid, patchify, smart_resize
 
 RULES = ImageRules(
     patch_size=14,

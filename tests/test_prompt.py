@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer as HFTokenizer
 
 from glimpse_runtime import PromptError, Session
-from glimpse_runtime.inputs.preprocess import Grid
+from glimpse_runtime.inputs.grid import Grid
 from glimpse_runtime.inputs.prompt import build_prompt, expand_images
 from glimpse_runtime.inputs.tokenizer import Tokenizer
 

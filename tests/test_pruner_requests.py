@@ -15,7 +15,8 @@ import pytest
 from conftest import ROOT
 
 from glimpse_runtime import BundleFormatError, PromptError, Pruning, PruningError, Session, load
-from glimpse_runtime.bundle.bundle import packaged_bundle, sha256_of
+from glimpse_runtime.bundle.packaged import packaged_bundle
+from glimpse_runtime.files.hashing import sha256_of
 from glimpse_runtime.pruners import GROUP, find, names
 from glimpse_runtime.steps.select import _quotas
 

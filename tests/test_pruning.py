@@ -7,7 +7,7 @@ import pytest
 
 from glimpse_runtime import Pruning, PruningError
 from glimpse_runtime.bundle.manifest import PruningDefaults
-from glimpse_runtime.inputs.preprocess import Grid
+from glimpse_runtime.inputs.grid import Grid
 from glimpse_runtime.pruners import PrunerInput, find
 from glimpse_runtime.pruning.rule import Rule, check, flat_masks, keep_index, merge, per_image, probability, select
 

@@ -28,7 +28,8 @@ from glimpse_export.weights.file import WeightFile
 from glimpse_export.weights.precision import Precision
 from glimpse_export.write.sources import Sources
 from glimpse_export.write.stamps import WRITERS
-from glimpse_runtime.bundle.bundle import Bundle, sha256_of
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.files.hashing import sha256_of
 
 
 def run(model: Path, out: Path, **changes: Any) -> Outcome:
@@ -230,10 +231,10 @@ def test_what_was_hashed_when_it_was_written_is_not_hashed_again(
     model: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("glimpse_runtime.bundle.bundle._HASH_EACH_LOAD_BYTES", 0)
+    monkeypatch.setattr("glimpse_runtime.files.hashing.REMEMBERED_FROM_BYTES", 0)
     run(model, out)
     hashed: list[Path] = []
-    monkeypatch.setattr("glimpse_runtime.bundle.bundle.sha256_of", hashed.append)
+    monkeypatch.setattr("glimpse_runtime.files.hashing.sha256_of", hashed.append)
     Bundle.open(out)
     assert hashed == []
 
@@ -318,7 +319,7 @@ def test_a_second_export_into_the_same_place_is_refused(model: Path, out: Path, 
 
 def test_large_files_are_hashed_once_until_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("glimpse_export.source.hashes._REMEMBERED_FROM_BYTES", 4)
+    monkeypatch.setattr("glimpse_runtime.files.hashing.REMEMBERED_FROM_BYTES", 4)
     said: list[str] = []
     blob = tmp_path / "blobs" / ("0" * 64)
     blob.parent.mkdir()

@@ -17,8 +17,9 @@ from glimpse_export.exporter import carry_out
 from glimpse_export.forecast.text import describe
 from glimpse_export.planning.plan import plan
 from glimpse_export.source.trained_pruners import find_files
-from glimpse_runtime.bundle.bundle import Bundle, sha256_of
+from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.cli.inspection_text import as_text
+from glimpse_runtime.files.hashing import sha256_of
 from glimpse_runtime.inspection import inspect
 from glimpse_runtime.pruners import find, method_of, weights_file
 from glimpse_runtime.pruning.weights import read_weights

@@ -18,9 +18,9 @@ from glimpse_runtime import Answer, BackendError, InputError, Pruning, Sampling,
 from glimpse_runtime.backends.cuda.compaction import Compaction, CopyCompaction, KernelCompaction
 from glimpse_runtime.backends.ort import OrtBackend
 from glimpse_runtime.backends.trt.compaction import EngineCompaction
+from glimpse_runtime.bundle import memory
 from glimpse_runtime.engines.flavours import installed
 from glimpse_runtime.pruners import names
-from glimpse_runtime.steps import pipeline
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MACHINES = {
@@ -139,7 +139,7 @@ def test_every_way_of_compaction_gives_the_same_answers(machine: Machine, way: t
     elif way is CopyCompaction:
         machine.patch.setattr("glimpse_runtime.backends.trt.backend.find_engine", lambda key: None)
     with machine.load() as vlm, machine.cpu() as reference:
-        assert type(vlm._pipeline._backend._compaction) is way  # type: ignore[union-attr, attr-defined]
+        assert type(vlm._pipeline._backend.compaction) is way  # type: ignore[union-attr, attr-defined]
         for image, question in examples()[:2]:
             same(vlm.ask(image, question), reference.ask(image, question))
     if way is KernelCompaction:
@@ -163,7 +163,7 @@ def test_scenes_are_asked_again_and_images_go_together(machine: Machine) -> None
 def test_a_long_prompt_is_run_in_parts(
     fake_tensorrt: pytest.MonkeyPatch, engine_bundle: Path, request: pytest.FixtureRequest
 ) -> None:
-    fake_tensorrt.setattr(pipeline, "ROWS_AT_ONCE", 16)
+    fake_tensorrt.setattr(memory, "ROWS_AT_ONCE", 16)
     runtime = plug_in(fake_tensorrt, "tensorrt", "10.15.1")
     cache = build(fake_tensorrt, engine_bundle, "tensorrt")
     machine = Machine("tensorrt", "tensorrt", engine_bundle, runtime, cache, fake_tensorrt)

@@ -14,7 +14,7 @@ from reference import Reference, Request, patches
 from glimpse_export import UnsupportedError, export, plan
 from glimpse_runtime import Pruning, PruningError, load
 from glimpse_runtime.pruners import find
-from glimpse_runtime.steps.visual import RECEIVED
+from glimpse_runtime.steps.vision import RECEIVED
 
 SIZES = ((140, 112), (56, 28))
 

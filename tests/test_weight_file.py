@@ -11,7 +11,7 @@ pytest.importorskip("onnx_ir")
 from glimpse_export.weights import file as weights
 from glimpse_export.weights.file import WeightFile
 from glimpse_export.weights.journal import journal_of
-from glimpse_runtime.bundle.bundle import sha256_of
+from glimpse_runtime.files.hashing import sha256_of
 
 
 class Store:

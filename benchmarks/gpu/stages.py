@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
+from glimpse_models.qwen2_5_vl.patches import patch_grid, patchify
 from glimpse_runtime import BackendError, Pruning, Session, load
 from glimpse_runtime.backends.cuda.device import Cuda
 from glimpse_runtime.backends.cuda.resources import Event
-from glimpse_runtime.inputs.preprocess import patch_grid, patchify
 from glimpse_runtime.inputs.prompt import Prompt, place
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.stats import Stats

@@ -1,4 +1,4 @@
-"""Exports a Qwen2.5-VL checkpoint with a GlimpsePrune adapter to a bundle of split ONNX graphs."""
+"""Exports a checkpoint with a GlimpsePrune adapter to a bundle of split ONNX graphs."""
 
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,9 @@ from glimpse_export.errors import (
 from glimpse_runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from glimpse_export.exporter import export
+    from glimpse_export.exporter import export, plan
     from glimpse_export.planning.options import ExportOptions
-    from glimpse_export.planning.plan import Plan, plan
+    from glimpse_export.planning.plan import Plan
 
 __getattr__ = lazy_names(
     __name__,
@@ -23,7 +23,7 @@ __getattr__ = lazy_names(
         "ExportOptions": "glimpse_export.planning.options",
         "Plan": "glimpse_export.planning.plan",
         "export": "glimpse_export.exporter",
-        "plan": "glimpse_export.planning.plan",
+        "plan": "glimpse_export.exporter",
     },
 )
 

@@ -10,17 +10,19 @@ from pathlib import Path
 
 from glimpse_export.certify import certify, command, require_libraries
 from glimpse_export.errors import OutputError
+from glimpse_export.forecast.budget import require_fit
 from glimpse_export.graphs.builder import stage_spec
+from glimpse_export.planning.make import make_plan
 from glimpse_export.planning.options import ExportOptions
-from glimpse_export.planning.plan import Plan, plan
-from glimpse_export.source.tokenizer import TOKENIZER, copy_tokenizer, read_prompt
+from glimpse_export.planning.plan import Plan
+from glimpse_export.source.tokenizer import TOKENIZER
 from glimpse_export.source.trained_pruners import copy_files
 from glimpse_export.write.manifest import draft_manifest, without_files
 from glimpse_export.write.output import checked_output, is_taken, missing_bytes
 from glimpse_export.write.runner import StageRunner
 from glimpse_export.write.sources import read_sources
-from glimpse_export.write.stages import WEIGHT_STAGES, stage_and_dialect
-from glimpse_export.write.stamps import code_of, file_spec, stamp_of
+from glimpse_export.write.stages import WEIGHT_STAGES, stage_and_dialect, weight_bytes
+from glimpse_export.write.stamps import certifier_code, file_spec, stamp_of
 from glimpse_export.write.work import WorkFolder, stage_folder
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.certificate import CERTIFICATE_NAME
@@ -51,6 +53,18 @@ class Outcome:
     def unchanged(self) -> bool:
         """Whether there was nothing to do."""
         return not self.built and not self.taken_over
+
+
+def plan(options: ExportOptions) -> Plan:
+    """Resolves a model, reads its configuration and headers, and checks that it can be exported.
+
+    Raises:
+        ExportError: anything that would make the export fail later, or more memory at run time than its budget.
+    """
+    checked = make_plan(options)
+    if options.budget is not None:
+        require_fit(checked, options.budget)
+    return checked
 
 
 def export(options: ExportOptions, out: Path, progress: Progress = lambda message: None) -> Path:
@@ -123,7 +137,9 @@ def write_bundle(checked: Plan, draft: Manifest, work: WorkFolder, runner: Stage
 
 def _draft(checked: Plan, progress: Progress) -> Manifest:
     """Returns the manifest as far as it is known, with the stamp of every stage."""
-    prompt = read_prompt(checked) if checked.options.tokenizer else None
+    prompt = None
+    if checked.options.tokenizer:
+        prompt = checked.family.read_prompt(checked.folders.base, checked.architecture)
     sources = read_sources(checked, progress)
     stamps = {stage.name: stamp_of(stage.name, stage.stamp_facts(checked, sources)) for stage in WEIGHT_STAGES}
     if sources.tokenizer is not None:
@@ -132,13 +148,14 @@ def _draft(checked: Plan, progress: Progress) -> Manifest:
         stamps["pruners"] = stamp_of("pruners", {"files": sources.pruners})
     level = checked.options.certify
     if level != "off":
-        facts = {"stages": stamps, "command": command(checked, level), "code": code_of("certify")}
+        facts = {"stages": stamps, "command": command(checked, level), "code": certifier_code(checked.family)}
         stamps["certificate"] = stamp_of("certificate", facts)
     return draft_manifest(checked, sources, stamps, prompt)
 
 
 def _build_tokenizer(checked: Plan, folder: Path) -> dict[str, FileSpec]:
-    return {TOKENIZER: file_spec(copy_tokenizer(checked, folder))}
+    checked.family.write_tokenizer(checked.folders.base, checked.architecture, folder / TOKENIZER)
+    return {TOKENIZER: file_spec(folder / TOKENIZER)}
 
 
 def _build_certificate(
@@ -171,7 +188,7 @@ def _read_manifest(folder: Path) -> Manifest:
 @contextmanager
 def _room(checked: Plan, work: WorkFolder, stamps: Mapping[str, str], out: Path) -> Iterator[None]:
     """Refuses to start what does not fit on the disk, and says how much is missing when that turns out later."""
-    sizes = checked.weight_bytes()
+    sizes = weight_bytes(checked)
     files = {stage_folder(work.path, s.name, stamps[s.name]) / s.file: sizes[s.file] for s in WEIGHT_STAGES}
     advice = "free it and run the same command again, or choose another --out or a smaller --precision"
     if missing_bytes(work.place, files):

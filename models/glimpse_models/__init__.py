@@ -2,6 +2,6 @@
 
 from glimpse_models.dims import Dims
 from glimpse_models.facts import TARGETS, ModelFacts, Precision
-from glimpse_models.registry import MODELS, find
+from glimpse_models.registry import MODELS, PACKAGED_BUNDLE, find
 
-__all__ = ["MODELS", "TARGETS", "Dims", "ModelFacts", "Precision", "find"]
+__all__ = ["MODELS", "PACKAGED_BUNDLE", "TARGETS", "Dims", "ModelFacts", "Precision", "find"]

@@ -9,6 +9,10 @@ from glimpse_models.qwen2_5_vl.model_7b import FACTS as QWEN_7B
 MODELS: dict[str, ModelFacts] = {facts.name: facts for facts in (POCKET, POCKET_PLUS, QWEN_3B, QWEN_7B)}
 
 
+PACKAGED_BUNDLE = "pocket/bundle"
+"""The folder, within this package, of the bundle that ships with it."""
+
+
 def find(name: str) -> ModelFacts | None:
     """Returns the facts of a named model, None for an unknown name."""
     return MODELS.get(name.lower())

@@ -23,7 +23,7 @@ from glimpse_plugins.toolchain import (
     output_of,
     tensorrt_version,
 )
-from glimpse_runtime.bundle.bundle import cache_folder
+from glimpse_runtime.files.places import cache_folder
 
 SOURCES = Path(__file__).parent / "csrc"
 KERNEL, TENSORRT, ONNXRUNTIME = "compact.cu", "tensorrt_plugin.cpp", "ort_custom_op.cpp"

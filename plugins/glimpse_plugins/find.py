@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from glimpse_plugins.build import KERNEL_LIBRARY, source_hash
-from glimpse_runtime.bundle.bundle import cache_folder
+from glimpse_runtime.files.places import cache_folder
 
 
 def find_kernel_library(capability: tuple[int, int]) -> Path | None:

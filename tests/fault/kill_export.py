@@ -30,7 +30,7 @@ from factory import write_model
 from glimpse_export import ExportOptions, export
 from glimpse_export.weights import file as weights
 from glimpse_export.weights.precision import Precision
-from glimpse_runtime.bundle.bundle import sha256_of
+from glimpse_runtime.files.hashing import sha256_of
 
 CHANGES = ("os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
 KILLS_IN_A_ROUND = 5

@@ -19,15 +19,14 @@ from glimpse_export.certify.measures import measure
 from glimpse_export.certify.measures.bounds import Bounds, bounds_for
 from glimpse_export.certify.measures.record import Recorder
 from glimpse_export.certify.reference import glimpse
-from glimpse_export.certify.reference.base import BaseModel, Cache, Layer
+from glimpse_export.certify.reference.base import Cache, Layer, Reference
 from glimpse_export.certify.trials.inputs import Inputs, prepare
 from glimpse_export.certify.trials.rows import Rows
 from glimpse_export.certify.written.stored import as_tensor
 from glimpse_export.certify.written.weights import MEASURE, WeightCheck
 from glimpse_export.planning.plan import Plan
-from glimpse_export.source.checkpoint import read_json
 from glimpse_runtime.arrays import BoolArray
-from glimpse_runtime.bundle.bundle import EmbeddingTable, open_table
+from glimpse_runtime.bundle.embedding import EmbeddingTable, open_table
 from glimpse_runtime.bundle.manifest import Manifest
 
 _VECTOR_TOLERANCE = 1e-5
@@ -49,8 +48,8 @@ def walk(
         Stop: nothing further can be measured; what was found is recorded.
     """
     progress("certificate: preprocessing")
-    base = BaseModel(read_json(checked.folders.base / "config.json"))
-    inputs = prepare(checked, manifest, base, level, recorder, _STEPS[level])
+    base = checked.family.reference(checked.configs)
+    inputs = prepare(checked, folder, manifest, base, level, recorder, _STEPS[level])
     for dialect in manifest.dialects:
         name = f"certificate of {dialect}" if len(manifest.dialects) > 1 else "certificate"
         one = Walk(checked, folder, manifest, dialect, base, recorder.of(dialect), partial(_announce, progress, name))
@@ -70,7 +69,7 @@ class Walk:
         folder: Path,
         manifest: Manifest,
         dialect: str,
-        base: BaseModel,
+        base: Reference,
         recorder: Recorder,
         progress: Callable[[str], None],
     ) -> None:
@@ -102,8 +101,7 @@ class Walk:
             self._folder,
             manifest,
             self._stages,
-            self._architecture.vision,
-            self._architecture.scorer.taps,
+            self._architecture,
             self._base,
             self._weights,
             inputs,

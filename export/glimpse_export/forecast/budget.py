@@ -4,15 +4,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations, product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from glimpse_export.errors import BudgetError, UnsupportedError
+from glimpse_export.forecast.estimate import loaded_weights, run_memory
+from glimpse_export.forecast.text import POSTS, gibibytes
 from glimpse_export.planning.boards import Budget
 from glimpse_export.planning.options import ExportOptions
+from glimpse_export.planning.plan import Plan
 from glimpse_export.weights.precision import PRECISIONS, Precision
-
-if TYPE_CHECKING:
-    from glimpse_export.planning.plan import Plan
 
 _SMALLEST = "int4"
 _HALF = "fp16"
@@ -40,11 +40,8 @@ class Alternative:
 Change = tuple[str, Callable[[ExportOptions], ExportOptions]]
 
 
-def require_fit(plan: "Plan", budget: Budget) -> None:
+def require_fit(plan: Plan, budget: Budget) -> None:
     """Raises a BudgetError with advice when a bundle would need more than a budget at run time."""
-    from glimpse_export.forecast.estimate import loaded_weights, run_memory
-    from glimpse_export.forecast.text import POSTS, gibibytes
-
     needed = run_memory(plan, loaded_weights(plan))
     if needed.total <= budget.available_bytes:
         return
@@ -65,7 +62,7 @@ def require_fit(plan: "Plan", budget: Budget) -> None:
     raise BudgetError("\n".join(lines))
 
 
-def alternatives(plan: "Plan", budget: Budget) -> list[Alternative]:
+def alternatives(plan: Plan, budget: Budget) -> list[Alternative]:
     """Returns other options with which a model fits, those with the fewest changes first."""
     found: list[tuple[set[int], Alternative]] = []
     total = _totals(plan)
@@ -83,7 +80,7 @@ def alternatives(plan: "Plan", budget: Budget) -> list[Alternative]:
     return [choice for _, choice in found[:_SHOWN]]
 
 
-def _changes(plan: "Plan") -> list[list[Change]]:
+def _changes(plan: Plan) -> list[list[Change]]:
     """Returns for each kind of change the choices there are, the gentlest first."""
     options, profiles = plan.options, plan.profiles
     precision = options.precision
@@ -131,10 +128,8 @@ def _apply(changes: Iterable[Change], options: ExportOptions) -> tuple[str, Expo
     return " ".join(words), options
 
 
-def _totals(plan: "Plan") -> Callable[[ExportOptions], int | None]:
+def _totals(plan: Plan) -> Callable[[ExportOptions], int | None]:
     """Returns a function that tells the bytes at run time with other options, None where the model cannot have them."""
-    from glimpse_export.forecast.estimate import loaded_weights, run_memory
-
     weights = cache(lambda precision: loaded_weights(plan.with_options(replace(plan.options, precision=precision))))
 
     def total(options: ExportOptions) -> int | None:

@@ -21,8 +21,7 @@ from glimpse_export.weights.journal import StoredTensor
 from glimpse_export.weights.precision import DEFAULT_PRECISION, INTEGER, STORED_DTYPES
 from glimpse_export.weights.quantise import BLOCK
 from glimpse_export.write.stages import WEIGHT_STAGES, WeightStage, tied_head
-from glimpse_runtime.session.session import DEFAULT_SCENE_CACHE_BYTES
-from glimpse_runtime.steps.pipeline import ROWS_AT_ONCE
+from glimpse_runtime.bundle.memory import DEFAULT_SCENE_CACHE_BYTES, ROWS_AT_ONCE
 
 _MIB = 1 << 20
 _FLOAT_BYTES = 4
@@ -48,10 +47,8 @@ _PROCESS_BYTES = 145 * _MIB
 _GPU_PROCESS_BYTES = 600 * _MIB
 # onnxruntime keeps the sum of every block of integers, and a copy of its scale.
 _BYTES_PER_BLOCK = 8
-# Widest moment of the vision encoder per patch, in float32 numbers per unit of its width: 240 MiB at 4,096 patches, and
-# 1,000 MiB at 14,336, where gaps between the engine's chunks add a share.
-_VISION_WIDTHS = 14
-# The same for the decoder per row and unit of its MLP's width: 170 MiB at 1,085 rows, 780 MiB at 4,000.
+# Widest moment of the decoder, in float32 numbers per row and unit of its MLP's width: 170 MiB at 1,085 rows, 780 MiB
+# at 4,000.
 _MLP_WIDTHS = 4.5
 
 
@@ -214,10 +211,11 @@ def _stage(plan: Plan, stage: WeightStage) -> StageEstimate:
 
 def _merging_seconds(plan: Plan, stage: str) -> float:
     products = {} if plan.lora is None else plan.lora.products
+    vision = plan.family.vision_tensors(plan.architecture)
     return sum(
         math.prod(plan.checkpoint.shapes[name]) * (_MERGING_NS_PER_VALUE + _MERGING_NS_PER_RANK * product.rank) / 1e9
         for name, product in products.items()
-        if stage == ("vision" if name.startswith("visual.") else "text")
+        if stage == ("vision" if name in vision else "text")
     )
 
 
@@ -257,8 +255,8 @@ def _activation_bytes(plan: Plan) -> int:
     run = min(rows, ROWS_AT_ONCE)
     decoder = _MLP_WIDTHS * run * text.intermediate_size + text.heads * run * rows  # the latter: attention scores
     # Scores and shares of one head and a run of rows; see graphs/received.py.
-    received = 2 * patches**2 // tower.merge_unit if plan.options.vision_attention else 0
-    arena = max(_VISION_WIDTHS * patches * tower.hidden_size + received, decoder)
+    received = 2 * patches**2 // plan.architecture.merge_unit if plan.options.vision_attention else 0
+    arena = max(plan.family.vision_working_values(plan.architecture, patches) + received, decoder)
     pixels = patches * tower.patch_values
     encoded = visual_tokens * (tower.out_size + len(scorer.taps) * tower.hidden_size)
     hidden = 2 * rows * text.hidden_size

@@ -35,7 +35,7 @@ def to_json(plan: Plan) -> str:
             "target": plan.options.target,
             "dialects": plan.options.dialects,
             "precision": dataclasses.asdict(plan.options.precision),
-            "max_pixels": plan.images.max_pixels,
+            "max_pixels": plan.family.max_pixels(plan.images),
             "profiles": {name: dataclasses.asdict(profile) for name, profile in plan.profiles.items()},
             **estimate(plan).as_dict(),
         }
@@ -51,6 +51,7 @@ def _model(plan: Plan) -> Iterable[tuple[str, str]]:
     text, tower = plan.architecture.text, plan.architecture.vision
     scorer, glimpse = plan.architecture.scorer, plan.architecture.glimpse
     lower = plan.architecture.lower_layers
+    scope = "global" if scorer.window is None else "windowed"
     head = f"LM head, {text.vocab_size} words"
     taps, selected = (", ".join(map(str, listed)) for listed in (scorer.taps, glimpse.selected_layers))
     return [
@@ -65,7 +66,7 @@ def _model(plan: Plan) -> Iterable[tuple[str, str]]:
         ),
         (
             "score",
-            f"{len(scorer.taps)} blocks of {scorer.size}, taps {taps}, {'windowed' if scorer.windowed else 'global'}",
+            f"{len(scorer.taps)} blocks of {scorer.size}, taps {taps}, {scope}",
         ),
         ("upper", f"layers {lower}..{text.layers - 1} and {head}" if lower < text.layers else head),
         *([("learned", ", ".join(path.name for path in plan.pruners))] if plan.pruners else ()),
@@ -79,7 +80,7 @@ def _lora(plan: Plan) -> Iterable[tuple[str, str]]:
 
 
 def _limits(plan: Plan) -> Iterable[tuple[str, str]]:
-    yield "images", f"up to {plan.images.max_pixels / 1e6:,.1f} megapixels, larger ones are shrunk"
+    yield "images", plan.family.image_text(plan.images)
     for name, profile in plan.profiles.items():
         yield name, f"{profile.min} .. {profile.opt} .. {profile.max}"
 

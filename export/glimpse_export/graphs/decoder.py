@@ -33,7 +33,8 @@ def expected_tensors(architecture: Architecture) -> dict[str, tuple[int, ...]]:
         shapes[f"{prefix}.post_attention_layernorm.weight"] = (hidden,)
         for name, rows in (("q", hidden), ("k", kv), ("v", kv)):
             shapes[f"{prefix}.self_attn.{name}_proj.weight"] = (rows, hidden)
-            shapes[f"{prefix}.self_attn.{name}_proj.bias"] = (rows,)
+            if text.qkv_bias:
+                shapes[f"{prefix}.self_attn.{name}_proj.bias"] = (rows,)
         shapes[f"{prefix}.self_attn.o_proj.weight"] = (hidden, hidden)
         for name in ("gate", "up"):
             shapes[f"{prefix}.mlp.{name}_proj.weight"] = (text.intermediate_size, hidden)
@@ -168,7 +169,7 @@ class DecoderAuthor:
     ) -> tuple[ir.Value, ir.Value | None]:
         """Returns the attention's output of one layer, and the last row's scores if they are wanted."""
         prefix = f"model.layers.{layer}.self_attn"
-        q, k, v = (self._linear(g, x, f"{prefix}.{name}_proj", layer, bias=True) for name in "qkv")
+        q, k, v = (self._linear(g, x, f"{prefix}.{name}_proj", layer, bias=self._text.qkv_bias) for name in "qkv")
         out, scores = step.attend(g, q, k, v, str(layer), scored)
         mixed = g.mark(self._linear(g, out, f"{prefix}.o_proj", layer, bounded=False), f"layer.{layer}.attention")
         return mixed, scores

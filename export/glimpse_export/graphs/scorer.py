@@ -42,8 +42,8 @@ class ScorerAuthor:
         cos = g.input("cos", ["visual_tokens", scorer.head_dim // 2])
         sin = g.input("sin", ["visual_tokens", scorer.head_dim // 2])
         windows = None
-        if scorer.windowed:
-            windows = WindowInputs.declare(g, "visual_tokens", "token_slots", vision.window_tokens)
+        if scorer.window is not None:
+            windows = WindowInputs.declare(g, "visual_tokens", "token_slots", scorer.window**2)
             cos, sin = windows.arrange(g, cos, 0), windows.arrange(g, sin, 0)
         heads = Heads(scorer.heads, scorer.heads, scorer.head_dim, scorer.size // scorer.heads)
         attention = self._dialect.attention(g, cos, sin, heads, windows.keys if windows else None, self._form.compute)

@@ -1,12 +1,12 @@
-"""The one description of a Qwen2.5-VL model with GlimpsePrune that all graphs and the manifest follow.
+"""The one description of a model with GlimpsePrune that all graphs and the manifest follow.
 
-``configuration`` reads it from a model's files; nothing here depends on one model.
+A family reads it from a model's files; nothing here depends on one model.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
-VISION_ROPE_THETA = 10000.0
-VISION_NORM_EPS = 1e-6
+SCORER_ROPE_THETA = 10000.0
 SCORER_NORM_EPS = 1e-6
 LAYER_NORM_EPS = 1e-5
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
@@ -14,7 +14,13 @@ ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
 
 @dataclass(frozen=True)
 class Text:
-    """The decoder."""
+    """The decoder.
+
+    Attributes:
+        rope_sections: how many rotary frequencies follow each axis of a position; one section is a rope on one axis.
+        qkv_bias: whether queries, keys and values have biases.
+        tied: whether the LM head is the embedding table.
+    """
 
     layers: int
     hidden_size: int
@@ -25,8 +31,9 @@ class Text:
     norm_eps: float
     activation: str
     rope_theta: float
-    mrope_section: tuple[int, ...]
+    rope_sections: tuple[int, ...]
     max_positions: int
+    qkv_bias: bool
     tied: bool
 
     @property
@@ -35,47 +42,43 @@ class Text:
         return self.hidden_size // self.heads
 
 
-@dataclass(frozen=True)
-class Vision:
-    """The vision encoder."""
-
-    depth: int
-    hidden_size: int
-    heads: int
-    intermediate_size: int
-    out_size: int
-    channels: int
-    patch_size: int
-    temporal_patch_size: int
-    merge_size: int
-    window_size: int
-    full_attention: tuple[int, ...]
-    activation: str
+class Vision(Protocol):
+    """What the description of every vision encoder says; a family's own says more."""
 
     @property
-    def head_dim(self) -> int:
-        """Size of one attention head."""
-        return self.hidden_size // self.heads
+    def depth(self) -> int:
+        """Blocks."""
+        ...
 
     @property
-    def merge_unit(self) -> int:
-        """Patches that become one visual token."""
-        return self.merge_size**2
+    def hidden_size(self) -> int:
+        """Width of its states."""
+        ...
+
+    @property
+    def heads(self) -> int:
+        """Attention heads."""
+        ...
+
+    @property
+    def out_size(self) -> int:
+        """Width of a visual token."""
+        ...
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        ...
+
+    @property
+    def merge_size(self) -> int:
+        """Rows and columns of patches that become one visual token."""
+        ...
 
     @property
     def patch_values(self) -> int:
         """Numbers in one patch."""
-        return self.channels * self.temporal_patch_size * self.patch_size**2
-
-    @property
-    def window_tokens(self) -> int:
-        """Visual tokens in one attention window."""
-        return (self.window_size // self.merge_size // self.patch_size) ** 2
-
-    @property
-    def has_windows(self) -> bool:
-        """Whether any block attends within windows."""
-        return len(set(self.full_attention)) < self.depth
+        ...
 
 
 @dataclass(frozen=True)
@@ -93,14 +96,18 @@ class Glimpse:
 
 @dataclass(frozen=True)
 class Scorer:
-    """The scorer (VIP): a few attention blocks over the visual tokens of one image."""
+    """The scorer (VIP): a few attention blocks over the visual tokens of one image.
+
+    Attributes:
+        window: side of the windows that its attention stays within, in visual tokens; None for none.
+    """
 
     size: int
     condition_size: int
     heads: int
     taps: tuple[int, ...]
     conditioned: bool
-    windowed: bool
+    window: int | None
     activation: str
     attention_row: bool
 
@@ -136,8 +143,9 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A whole model."""
+    """A whole model; ``family`` is the name that its bundle's manifest states."""
 
+    family: str
     text: Text
     vision: Vision
     glimpse: Glimpse
@@ -145,6 +153,11 @@ class Architecture:
     pruning: PruningConfig
     tokens: Tokens
     repetition_penalty: float
+
+    @property
+    def merge_unit(self) -> int:
+        """Patches that become one visual token."""
+        return self.vision.merge_size**2
 
     @property
     def lower_layers(self) -> int:

@@ -1,7 +1,9 @@
 """Typed reading of configuration files: every mistake is one error that names the file and the field."""
 
+import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from glimpse_export.errors import CheckpointError, UnsupportedError
@@ -102,6 +104,25 @@ class Fields:
         found = repr(self._config.get(key))
         found = found if len(found) <= 60 else f"{found[:57]}..."
         return CheckpointError(f"{self.where}: {key!r} must be {expected}, found {found}")
+
+
+def read_json(path: Path, missing_ok: bool = False) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        CheckpointError: the file is missing or is not a JSON object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if missing_ok:
+            return {}
+        raise CheckpointError(f"{path} is missing; the checkpoint is incomplete") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); download the checkpoint again") from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} is not a JSON object; download the checkpoint again")
+    return data
 
 
 def given(config: Config) -> Config:

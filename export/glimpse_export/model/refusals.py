@@ -35,7 +35,6 @@ _GENERATION: dict[str, Any] = {
     "watermarking_config": None,
 }
 _TEXT: dict[str, Any] = {
-    "attention_bias": True,
     "attn_logit_softcapping": None,
     "final_logit_softcapping": None,
     "mlp_bias": False,
@@ -79,13 +78,18 @@ def refuse_generation(config: Config, where: str) -> None:
     _refuse_active(config, _GENERATION, where)
 
 
-def refuse_text(config: Config, where: str) -> None:
+def refuse_text(config: Config, where: str, qkv_bias: bool) -> None:
     """Refuses settings of the base model's ``config.json`` that the decoder graphs do not follow.
+
+    Args:
+        config: the decoder's fields.
+        where: what to call the file in errors.
+        qkv_bias: whether queries, keys and values of the family have biases.
 
     Raises:
         UnsupportedError: naming the first such setting.
     """
-    _refuse_active(config, _TEXT, where)
+    _refuse_active(config, {**_TEXT, "attention_bias": qkv_bias}, where)
     kinds = config.get("layer_types") or []
     others = [kind for kind in kinds if kind != "full_attention"] if isinstance(kinds, list) else [kinds]
     if others:

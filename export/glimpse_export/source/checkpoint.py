@@ -1,20 +1,17 @@
 """Reads weights of a Hugging Face folder one tensor at a time; never holds more than the one asked for."""
 
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from glimpse_export.errors import CheckpointError
+from glimpse_export.model.fields import read_json
 from glimpse_export.source.matrix import Matrix
 from glimpse_export.source.tensor_file import TensorFile
 from glimpse_runtime.arrays import FloatArray
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-# transformers 4.52 and later nest the two towers; published checkpoints do not.
-_RENAMES = (("model.language_model.", "model."), ("model.visual.", "visual."))
 
 
 class Checkpoint:
@@ -26,8 +23,12 @@ class Checkpoint:
         dtypes: stored dtype of every tensor: ``float32``, ``float16`` or ``bfloat16``.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rename: Callable[[str], str | None] = lambda key: key) -> None:
         """Reads the headers.
+
+        Args:
+            folder: where the files lie.
+            rename: turns a name in a file into the published one; None leaves the tensor out.
 
         Raises:
             CheckpointError: there are no weights, or a file cannot be read.
@@ -40,7 +41,9 @@ class Checkpoint:
         for file_name in self.file_names:
             file = TensorFile(folder / file_name)
             for key, shape in file.shapes.items():
-                name = published_name(key)
+                name = rename(key)
+                if name is None:
+                    continue
                 self.shapes[name], self.dtypes[name] = shape, file.dtypes[key]
                 self._where[name] = (file, key)
 
@@ -107,33 +110,6 @@ def check_shapes(
                 f"{where}: tensor {name} has no place in this architecture; if it belongs to a LoRA adapter, name the "
                 "adapter's own folder with --lora"
             )
-
-
-def published_name(key: str) -> str:
-    """Returns the name of a tensor in published checkpoints, whatever version of transformers has written it."""
-    for new, old in _RENAMES:
-        if key.startswith(new):
-            return old + key[len(new) :]
-    return key
-
-
-def read_json(path: Path, missing_ok: bool = False) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        CheckpointError: the file is missing or is not a JSON object.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if missing_ok:
-            return {}
-        raise CheckpointError(f"{path} is missing; the checkpoint is incomplete") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); download the checkpoint again") from None
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} is not a JSON object; download the checkpoint again")
-    return data
 
 
 def _shard_names(path: Path) -> list[str]:

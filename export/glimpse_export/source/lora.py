@@ -6,7 +6,7 @@ a whole.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,6 @@ import numpy as np
 
 from glimpse_export.errors import CheckpointError, UnsupportedError
 from glimpse_export.model.refusals import HOW_TO_MERGE
-from glimpse_export.source.checkpoint import published_name
 from glimpse_export.source.lora_config import CONFIG, read_lora_config
 from glimpse_export.source.tensor_file import TensorFile
 from glimpse_runtime.arrays import FloatArray
@@ -79,14 +78,19 @@ class Lora:
         products: what is added to weights of the base, by their published names.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rename: Callable[[str], str | None] = lambda key: key) -> None:
         """Reads the configuration and the header of the weights.
+
+        Args:
+            folder: the adapter's.
+            rename: turns a name of the base in training into the published one; None stands for one that is not used.
 
         Raises:
             CheckpointError: a file or half of a pair is missing, or they contradict each other.
             UnsupportedError: it is more than plain LoRA.
         """
         self._config = read_lora_config(folder)
+        self._rename = rename
         self.files = (folder / CONFIG, folder / WEIGHTS)
         if not self.files[1].is_file():
             raise CheckpointError(
@@ -151,17 +155,20 @@ class Lora:
             if found := _FACTOR.fullmatch(key):
                 factors.setdefault(found["module"], {})[f"{found['embedding'] or ''}{found['factor']}"] = key
             elif (found := _WHOLE.fullmatch(key)) and ".lora_" not in key:
-                name = published_name(f"{found['module']}.{found['part']}")
+                name = self._name(f"{found['module']}.{found['part']}")
                 if name in self._whole:
                     raise self._error(key, f"is for {name} like {self._whole[name]}; one of them is too much")
                 self._whole[name] = key
             else:
                 raise self._error(key, f"is nothing that LoRA weights consist of; {HOW_TO_MERGE}")
         for module, keys in factors.items():
-            name, product = published_name(f"{module}.weight"), self._product(module, keys)
+            name, product = self._name(f"{module}.weight"), self._product(module, keys)
             if name in self.products:
                 raise self._error(product.a, f"is for {name} like {self.products[name].a}; one of them is too much")
             self.products[name] = product
+
+    def _name(self, key: str) -> str:
+        return self._rename(key) or key
 
     def _product(self, module: str, keys: Mapping[str, str]) -> Product:
         kind = "" if {"A", "B"} & set(keys) else "embedding_"

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from glimpse_export.errors import CheckpointError, UnsupportedError
-from glimpse_export.model.fields import Fields, given
+from glimpse_export.model.fields import Fields, given, read_json
 from glimpse_export.model.refusals import HOW_TO_MERGE, refuse_lora
-from glimpse_export.source.checkpoint import read_json
 
 CONFIG = "adapter_config.json"
 Number = TypeVar("Number", int, float)

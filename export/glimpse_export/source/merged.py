@@ -1,6 +1,6 @@
 """A base checkpoint with a LoRA adapter merged into it, tensor by tensor while it is read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,9 @@ class MergedCheckpoint(Checkpoint):
     embedding it rounds the product before it is added as well (``Embedding.merge``).
     """
 
-    def __init__(self, folder: Path, lora: Lora) -> None:
+    def __init__(self, folder: Path, rename: Callable[[str], str | None], lora: Lora) -> None:
         """Reads the base's headers; see ``Checkpoint``."""
-        super().__init__(folder)
+        super().__init__(folder, rename)
         self._lora = lora
 
     def check(self, expected: Mapping[str, tuple[int, ...]], tied: bool) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from glimpse_export.errors import CheckpointError, UnsupportedError
-from glimpse_export.source.checkpoint import read_json
+from glimpse_export.model.fields import read_json
 from glimpse_runtime.bundle.manifest import PromptSpec
 
 _SYSTEM, _USER, _ANSWER, _AGAIN = "\x01system\x01", "\x01user\x01", "\x01answer\x01", "\x01again\x01"

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from glimpse_export.model.architecture import VISION_ROPE_THETA
+from glimpse_export.model.architecture import SCORER_ROPE_THETA
 from glimpse_export.planning.plan import Plan
 from glimpse_export.weights.precision import DEFAULT_PRECISION
 from glimpse_export.write.sources import Sources
@@ -34,7 +34,7 @@ def draft_manifest(plan: Plan, sources: Sources, stamps: Mapping[str, str], prom
         exporter=__version__,
         model=m.ModelSpec(
             name=folders.name,
-            architecture="qwen2_5_vl",
+            architecture=architecture.family,
             licence=folders.licence,
             source=m.SourceSpec(
                 folders.base_source,
@@ -54,16 +54,12 @@ def draft_manifest(plan: Plan, sources: Sources, stamps: Mapping[str, str], prom
             head_dim=text.head_dim,
             vocab_size=text.vocab_size,
             rope_theta=text.rope_theta,
-            mrope_section=text.mrope_section,
+            rope_sections=text.rope_sections,
         ),
         vision=m.VisionSpec(
             hidden_size=vision.hidden_size,
-            head_dim=vision.head_dim,
             patch_size=vision.patch_size,
-            temporal_patch_size=vision.temporal_patch_size,
             merge_size=vision.merge_size,
-            window_size=vision.window_size,
-            rope_theta=VISION_ROPE_THETA,
             taps=scorer.taps,
         ),
         glimpse=m.GlimpseSpec(
@@ -74,19 +70,19 @@ def draft_manifest(plan: Plan, sources: Sources, stamps: Mapping[str, str], prom
         ),
         scorer=m.ScorerSpec(
             kind="AttnFuserV1" if scorer.conditioned else "AttnFuserV2",
-            scope="window" if scorer.windowed else "image",
+            scope="image" if scorer.window is None else "window",
             head_dim=scorer.head_dim,
-            rope_theta=VISION_ROPE_THETA,
+            rope_theta=SCORER_ROPE_THETA,
             output_rows=2 if scorer.attention_row else 1,
         ),
         pruning=m.PruningDefaults(rule.threshold, rule.max_keep_ratio, rule.min_keep, rule.anchors),
         generation=m.GenerationDefaults(architecture.repetition_penalty),
         tokens=m.TokenIds(architecture.tokens.image, architecture.tokens.video, architecture.tokens.eos),
         prompt=prompt,
-        images=plan.images,
         embedding=embedding_spec(plan),
         precision={**dataclasses.asdict(plan.options.precision), "score": DEFAULT_PRECISION},
         profiles=plan.profiles,
+        family=plan.family.record(architecture, plan.images),
         graphs={name: {} for name in plan.options.dialects},
         files={},
         stamps=stamps,

@@ -8,7 +8,6 @@ from functools import partial
 
 from glimpse_export.planning.plan import Plan
 from glimpse_export.source.hashes import content_sha256
-from glimpse_export.source.tokenizer import TOKENIZER
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def read_sources(plan: Plan, progress: Callable[[str], None]) -> Sources:
                 strict=True,
             )
         )
-    tokenizer = one(plan.folders.base / TOKENIZER) if plan.options.tokenizer else None
+    tokenizer = one(plan.family.tokenizer_file(plan.folders.base)) if plan.options.tokenizer else None
     lora = None if plan.lora is None else {path.name: one(path) for path in plan.lora.files}
     pruners = {path.name: one(path) for path in plan.pruners}
     return Sources(shards, one(plan.adapter.path), tokenizer, lora, pruners)

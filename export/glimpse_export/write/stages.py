@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -14,17 +14,16 @@ from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.decoder import DecoderAuthor
 from glimpse_export.graphs.dialects import Dialect, dialect
 from glimpse_export.graphs.scorer import ScorerAuthor
-from glimpse_export.graphs.vision import VisionAuthor
+from glimpse_export.planning.plan import Plan
 from glimpse_export.weights.file import WeightFile, WeightLayout, data_type, tensor_bytes
 from glimpse_export.weights.journal import StoredTensor
 from glimpse_export.weights.precision import DEFAULT_PRECISION, INTEGER
-from glimpse_export.write.stamps import exporter_code, file_spec
+from glimpse_export.write.sources import Sources
+from glimpse_export.write.stamps import file_spec, writers_code
 from glimpse_runtime.bundle.manifest import EmbeddingSpec, FileSpec
 
-if TYPE_CHECKING:
-    from glimpse_export.planning.plan import Plan
-    from glimpse_export.write.sources import Sources
-
+# The parts of an architecture that weights and graphs follow.
+_PARTS = ("text", "vision", "glimpse", "scorer")
 _EMBEDDING = "model.embed_tokens.weight"
 # The dialect whose graphs are named after their stage alone.
 _UNMARKED = "ort"
@@ -43,17 +42,17 @@ class WeightStage:
 
     name: str
     file: str
-    author: Callable[["Plan", WeightLayout], Iterator[GraphBuilder]]
-    facts: Callable[["Plan", "Sources"], dict[str, Any]]
+    author: Callable[[Plan, WeightLayout], Iterator[GraphBuilder]]
+    facts: Callable[[Plan, Sources], dict[str, Any]]
 
-    def layout(self, plan: "Plan") -> WeightLayout:
+    def layout(self, plan: Plan) -> WeightLayout:
         """Returns where every tensor of the file of weights will lie, without reading a weight."""
         layout = WeightLayout(Path(self.file))
         for _ in self.author(plan, layout):
             pass
         return layout
 
-    def build(self, plan: "Plan", folder: Path) -> dict[str, FileSpec]:
+    def build(self, plan: Plan, folder: Path) -> dict[str, FileSpec]:
         """Writes the stage's files, going on where an earlier run was interrupted."""
         files = {}
         with WeightFile(folder / self.file) as weights:
@@ -63,28 +62,31 @@ class WeightStage:
                 files[path.name] = file_spec(path)
         return {self.file: weights.spec(), **files}
 
-    def stamp_facts(self, plan: "Plan", sources: "Sources") -> dict[str, Any]:
+    def stamp_facts(self, plan: Plan, sources: Sources) -> dict[str, Any]:
         """Returns all that the stage's bytes depend on."""
         model, options = plan.architecture, plan.options
         return {
-            "code": exporter_code(),
+            "code": writers_code(plan.family),
             "libraries": {library.__name__: library.__version__ for library in (np, ir, ml_dtypes)},
             "base": sources.base,
             "lora": sources.lora,
-            "model": [dataclasses.asdict(part) for part in (model.text, model.vision, model.glimpse, model.scorer)],
+            "model": {
+                part: dataclasses.asdict(getattr(model, part)) for part in ("text", "vision", "glimpse", "scorer")
+            },
+            "family": model.family,
             "dialects": options.dialects,
             "trace": options.trace,
             **self.facts(plan, sources),
         }
 
 
-def embedding_spec(plan: "Plan") -> EmbeddingSpec:
+def embedding_spec(plan: Plan) -> EmbeddingSpec:
     """Returns what the manifest says about the embedding table."""
     rows, columns = plan.checkpoint.shapes[_EMBEDDING]
     return EmbeddingSpec(WEIGHT_STAGES[0].file, plan.embedding_dtype, rows, columns)
 
 
-def _embedding(plan: "Plan", weights: WeightLayout) -> Iterator[GraphBuilder]:
+def _embedding(plan: Plan, weights: WeightLayout) -> Iterator[GraphBuilder]:
     spec, table = embedding_spec(plan), plan.checkpoint.matrix(_EMBEDDING)
     weights.store(
         _EMBEDDING,
@@ -106,7 +108,7 @@ def stage_and_dialect(name: str) -> tuple[str, str]:
     return stage, dialect_name or _UNMARKED
 
 
-def _dialects(plan: "Plan") -> Iterator[Dialect]:
+def _dialects(plan: Plan) -> Iterator[Dialect]:
     return map(dialect, plan.options.dialects)
 
 
@@ -114,23 +116,30 @@ def _graph(stage: str, spelled: Dialect, weights: WeightLayout, *precisions: str
     return GraphBuilder(graph_name(stage, spelled.name), weights, spelled.opset(precisions))
 
 
-def _vision(plan: "Plan", weights: WeightLayout) -> Iterator[GraphBuilder]:
+def _vision(plan: Plan, weights: WeightLayout) -> Iterator[GraphBuilder]:
     precision = plan.options.precision.vision
     for spelled in _dialects(plan):
         graph = _graph("vision", spelled, weights, precision)
-        author = VisionAuthor(plan.architecture, plan.checkpoint, spelled, precision, plan.options.vision_attention)
+        author = plan.family.vision_author(
+            plan.architecture,
+            plan.checkpoint,
+            spelled,
+            precision,
+            attention=plan.options.vision_attention,
+            trace=plan.options.trace,
+        )
         author.author(graph)
         yield graph
 
 
-def _score(plan: "Plan", weights: WeightLayout) -> Iterator[GraphBuilder]:
+def _score(plan: Plan, weights: WeightLayout) -> Iterator[GraphBuilder]:
     for spelled in _dialects(plan):
         graph = _graph("score", spelled, weights, DEFAULT_PRECISION)
         ScorerAuthor(plan.architecture, plan.adapter, spelled, plan.options.trace).author(graph)
         yield graph
 
 
-def _text(plan: "Plan", weights: WeightLayout) -> Iterator[GraphBuilder]:
+def _text(plan: Plan, weights: WeightLayout) -> Iterator[GraphBuilder]:
     options, architecture = plan.options, plan.architecture
     precision, context = options.precision, plan.profiles["context"].max
     vectors = plan.adapter.glimpse_vectors(architecture.glimpse) if architecture.glimpse.length else None
@@ -148,7 +157,7 @@ def _text(plan: "Plan", weights: WeightLayout) -> Iterator[GraphBuilder]:
             yield compact
 
 
-def tied_head(plan: "Plan") -> StoredTensor | None:
+def tied_head(plan: Plan) -> StoredTensor | None:
     """Returns where the LM head lies when it is the embedding table."""
     if not plan.architecture.text.tied or plan.options.precision.head in INTEGER:
         return None
@@ -157,7 +166,7 @@ def tied_head(plan: "Plan") -> StoredTensor | None:
     return StoredTensor(spec.file, 0, tensor_bytes(dtype, shape), dtype, shape)
 
 
-def _text_facts(plan: "Plan", sources: "Sources") -> dict[str, Any]:
+def _text_facts(plan: Plan, sources: Sources) -> dict[str, Any]:
     precision = dataclasses.asdict(plan.options.precision)
     del precision["vision"]
     facts: dict[str, Any] = {"adapter": sources.adapter, "precision": precision, "embedding": plan.embedding_dtype}
@@ -166,7 +175,7 @@ def _text_facts(plan: "Plan", sources: "Sources") -> dict[str, Any]:
     return {**facts, "head_parts": plan.options.head_parts}
 
 
-def _vision_facts(plan: "Plan", sources: "Sources") -> dict[str, Any]:
+def _vision_facts(plan: Plan, sources: Sources) -> dict[str, Any]:
     return {"precision": plan.options.precision.vision, "attention": plan.options.vision_attention}
 
 
@@ -176,3 +185,8 @@ WEIGHT_STAGES = (
     WeightStage("score", "score.data", _score, lambda plan, sources: {"adapter": sources.adapter}),
     WeightStage("text", "text.data", _text, _text_facts),
 )
+
+
+def weight_bytes(plan: Plan) -> dict[str, int]:
+    """Returns the size of every file of weights in the bundle."""
+    return {stage.file: stage.layout(plan).nbytes for stage in WEIGHT_STAGES}

@@ -1,19 +1,23 @@
 """Stamps: one hash over everything that the bytes of a stage depend on."""
 
+import ast
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from glimpse_runtime._version import __version__
-from glimpse_runtime.bundle.bundle import sha256_of
 from glimpse_runtime.bundle.manifest import FileSpec
+from glimpse_runtime.files.hashing import sha256_of
 
-# Folders of this package whose modules write weights and graphs.
-WRITERS = ("", "graphs", "graphs/dialects")
-_PACKAGE = Path(__file__).parent
+# Rooms of this package whose modules decide what weights and graphs consist of.
+_WRITERS = ("model", "source", "weights", "graphs", "graphs/dialects")
+_STAGES = "write/stages.py"
+_CERTIFIER = "certify"
+_PACKAGE = Path(__file__).parents[1]
 
 
 def stamp_of(stage: str, facts: Mapping[str, Any]) -> str:
@@ -22,23 +26,44 @@ def stamp_of(stage: str, facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def exporter_code() -> str:
-    """Returns a hash of the modules that write weights and graphs, so that a changed one is never mixed with old work.
+def writers_code(family: object) -> str:
+    """Returns a hash of the code that writes weights and graphs, so that a changed one is never mixed with old work.
 
-    Other subpackages look at what these have written.
+    Args:
+        family: the family's heavy half, whose folder counts too.
     """
-    return code_of(*WRITERS)
+    rooms = [path for room in _WRITERS for path in sorted((_PACKAGE / room).glob("*.py"))]
+    return code_of((*rooms, _PACKAGE / _STAGES, *_folder_of(family)))
+
+
+def certifier_code(family: object) -> str:
+    """Returns the same of the code that certifies."""
+    return code_of((*sorted((_PACKAGE / _CERTIFIER).rglob("*.py")), *_folder_of(family)))
 
 
 @cache
-def code_of(*folders: str) -> str:
-    """Returns a hash of the modules directly in some folders of this package."""
+def code_of(paths: tuple[Path, ...]) -> str:
+    """Returns a hash of what modules do: neither comments nor docstrings change it, nor where they lie."""
     digest = hashlib.sha256()
-    for path in sorted(path for folder in folders for path in (_PACKAGE / folder).glob("*.py")):
-        digest.update(f"{path.relative_to(_PACKAGE).as_posix()}\0{sha256_of(path)}\n".encode())
+    for path in paths:
+        digest.update(f"{path.parent.name}/{path.name}\0{_meaning(path.read_text(encoding='utf-8'))}\n".encode())
     return digest.hexdigest()
 
 
 def file_spec(path: Path) -> FileSpec:
     """Returns size and hash of a file."""
     return FileSpec(path.stat().st_size, sha256_of(path))
+
+
+def _folder_of(family: object) -> tuple[Path, ...]:
+    module = sys.modules[type(family).__module__]
+    return tuple(sorted(Path(str(module.__file__)).parent.glob("*.py")))
+
+
+def _meaning(source: str) -> str:
+    """Returns a module's syntax tree as text, without docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, False) is not None:
+            node.body[0] = ast.Pass()
+    return ast.dump(tree)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from glimpse_runtime.backends.base import Tensor
-from glimpse_runtime.backends.cuda.compaction import find_kernels
-from glimpse_runtime.backends.cuda.device import DEVICE, Cuda
+from glimpse_runtime.backends.cuda.calls import DEVICE
+from glimpse_runtime.backends.cuda.compaction import choose_compaction
+from glimpse_runtime.backends.cuda.device import Cuda
 from glimpse_runtime.backends.cuda.memory import DeviceMemory, DeviceTensor, device
 from glimpse_runtime.backends.ort import OrtEngine, import_onnxruntime, open_session, session_options
 from glimpse_runtime.bundle.bundle import Bundle
@@ -46,9 +47,7 @@ class OrtCudaBackend(DeviceMemory):
         _load_libraries(self._ort)
         self._options = session_options(self._ort, threads)
         super().__init__(Cuda())
-        compaction = find_kernels(self, current_gpu())
-        if compaction is not None:
-            self._compaction = compaction
+        self.compaction = choose_compaction(self, current_gpu())
 
     def load(self, bundle: Bundle, name: str, stage: StageSpec, state: Mapping[str, Tensor]) -> "OrtCudaEngine":
         """Loads a graph; see ``Backend.load``.

@@ -1,26 +1,17 @@
 """A bundle on disk: find it, check it, name its files."""
 
-import hashlib
-import json
-import logging
 import os
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
-from glimpse_runtime.arrays import Array, FloatArray, IntArray
 from glimpse_runtime.bundle.checks import check_values
-from glimpse_runtime.bundle.manifest import MANIFEST_NAME, EmbeddingSpec, Manifest
+from glimpse_runtime.bundle.embedding import EMBEDDING_DTYPES, EmbeddingTable, open_table
+from glimpse_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from glimpse_runtime.errors import BundleDamagedError, BundleFormatError, BundleNotFoundError
-from glimpse_runtime.files.atomic import write_text
-
-log = logging.getLogger("glimpse")
-
-_HASH_EACH_LOAD_BYTES = 64 << 20
-_CHUNK_BYTES = 1 << 20
-_EMBEDDING_DTYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+from glimpse_runtime.files.hashing import remember_sha256, remembered_sha256
+from glimpse_runtime.files.places import is_plain_name
 
 
 @dataclass(frozen=True)
@@ -36,16 +27,14 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(
-        cls, folder: str | os.PathLike[str] | None = None, verify: bool = False, contents: bool = True
-    ) -> "Bundle":
+    def open(cls, folder: str | os.PathLike[str], verify: bool = False, contents: bool = True) -> "Bundle":
         """Reads the manifest and checks the files.
 
-        Sizes are checked always. Contents are hashed always for small bundles, and for large ones at the first
-        use and again when a file's size or modification time has changed since.
+        Sizes are checked always. Contents are hashed always for small files, and for large ones at the first use and
+        again when the file has changed since.
 
         Args:
-            folder: the bundle's folder; None is the packaged pocket bundle.
+            folder: the bundle's folder.
             verify: hash every file even if that was done before.
             contents: False checks sizes alone, for whoever only wants to know what the bundle is.
 
@@ -54,7 +43,7 @@ class Bundle:
             BundleFormatError: the manifest cannot be read by this version.
             BundleDamagedError: a file is missing, cut or altered.
         """
-        root = packaged_bundle() if folder is None else Path(os.path.expanduser(folder))  # noqa: PTH111  (never fails)
+        root = Path(os.path.expanduser(folder))  # noqa: PTH111  (never fails)
         path = root / MANIFEST_NAME
         try:
             text = path.read_text(encoding="utf-8")
@@ -77,7 +66,7 @@ class Bundle:
         """Returns the path of a file that the manifest lists."""
         return self.folder / name
 
-    def embedding(self) -> "EmbeddingTable":
+    def embedding(self) -> EmbeddingTable:
         """Returns the memory-mapped token embedding table."""
         return open_table(self.path(self.manifest.embedding.file), self.manifest.embedding)
 
@@ -96,9 +85,9 @@ class Bundle:
         for name in sorted(needed - set(manifest.files)):
             raise BundleFormatError(f"{where}: {name!r} is used but not listed under files; export the model again")
         spec = manifest.embedding
-        if spec.dtype not in _EMBEDDING_DTYPES:
+        if spec.dtype not in EMBEDDING_DTYPES:
             raise BundleFormatError(f"{where}: embedding.dtype {spec.dtype!r} is not known")
-        itemsize = np.dtype(_EMBEDDING_DTYPES[spec.dtype]).itemsize
+        itemsize = np.dtype(EMBEDDING_DTYPES[spec.dtype]).itemsize
         if manifest.files[spec.file].bytes != spec.rows * spec.columns * itemsize:
             raise BundleFormatError(f"{where}: {spec.file} does not have the size of its rows and columns")
 
@@ -117,11 +106,9 @@ class Bundle:
                 )
 
     def _check_contents(self, verify: bool) -> None:
-        if self._is_large() and not verify and _read_or_empty(self._mark()) == self._state():
-            return
         for name, spec in self.manifest.files.items():
             try:
-                found_sha256 = sha256_of(self.path(name))
+                found_sha256 = remembered_sha256(self.path(name), anew=verify)
             except OSError as error:
                 raise BundleDamagedError(f"cannot read {self.path(name)}: {error.strerror}") from None
             if found_sha256 != spec.sha256:
@@ -129,93 +116,11 @@ class Bundle:
                     f"{self.path(name)} was altered: its content does not have the hash in {MANIFEST_NAME}; "
                     "copy the bundle again or export the model again"
                 )
-        self.mark_as_verified()
 
     def mark_as_verified(self) -> None:
-        """Remembers, for a large bundle, that its contents have the hashes of the manifest."""
-        if not self._is_large():
-            return
-        try:
-            self._mark().parent.mkdir(parents=True, exist_ok=True)
-            write_text(self._mark(), self._state())
-        except OSError as error:
-            log.debug("cannot remember that %s was verified: %s", self.folder, error)
-
-    def _is_large(self) -> bool:
-        return sum(spec.bytes for spec in self.manifest.files.values()) > _HASH_EACH_LOAD_BYTES
-
-    def _state(self) -> str:
-        """What changes when a file of the bundle is changed."""
-        found = {name: self.path(name).stat() for name in self.manifest.files}
-        files = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}
-        manifest = hashlib.sha256(self.path(MANIFEST_NAME).read_bytes()).hexdigest()
-        return json.dumps({"manifest": manifest, "files": files}, sort_keys=True)
-
-    def _mark(self) -> Path:
-        """Where it is remembered that this bundle was hashed."""
-        name = hashlib.sha256(str(self.folder).encode()).hexdigest()[:32]
-        return cache_folder() / "verified" / f"{name}.json"
-
-
-@dataclass(frozen=True)
-class EmbeddingTable:
-    """Rows of the token embedding, widened to float32 when they are read."""
-
-    stored: Array
-    dtype: str
-
-    def rows(self, ids: IntArray) -> FloatArray:
-        """Returns the embeddings of ``ids``: (tokens,) int -> (tokens, hidden) float32."""
-        rows: Array = self.stored[ids]
-        widened: FloatArray = (
-            (rows.astype(np.uint32) << 16).view(np.float32) if self.dtype == "bfloat16" else rows.astype(np.float32)
-        )
-        return widened
-
-
-def open_table(path: Path, spec: EmbeddingSpec) -> EmbeddingTable:
-    """Returns a memory-mapped token embedding table."""
-    stored = np.memmap(path, _EMBEDDING_DTYPES[spec.dtype], mode="r", shape=(spec.rows, spec.columns))
-    return EmbeddingTable(stored, spec.dtype)
-
-
-def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of a file's content as hexadecimal text."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def cache_folder() -> Path:
-    """Returns ``$GLIMPSE_CACHE``, else ``$XDG_CACHE_HOME/glimpse``, else ``~/.cache/glimpse``."""
-    own = os.environ.get("GLIMPSE_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glimpse"
-
-
-def packaged_bundle() -> Path:
-    """Returns the folder of the pocket bundle that ships with the package.
-
-    Raises:
-        BundleNotFoundError: this installation does not have it.
-    """
-    folder = Path(str(resources.files("glimpse_models"))) / "pocket" / "bundle"
-    if not (folder / MANIFEST_NAME).is_file():
-        raise BundleNotFoundError(
-            f"the packaged pocket bundle is not at {folder}; name a bundle with --bundle, "
-            "or make it with: glimpse-export --model pocket --out BUNDLE"
-        )
-    return folder
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether a file's name, as text, leads to a place below the folder it is joined to."""
-    pure = PurePosixPath(name)
-    below = bool(pure.name) and not pure.is_absolute() and ".." not in pure.parts
-    return below and "\\" not in name and "\0" not in name
+        """Remembers that its files have the hashes of the manifest: they were hashed while they were written."""
+        for name, spec in self.manifest.files.items():
+            remember_sha256(self.path(name), spec.sha256)
 
 
 def _blob_folders(folder: Path) -> tuple[Path, ...]:
@@ -233,10 +138,3 @@ def _not_found(root: Path) -> str:
     if not root.exists():
         return f"there is no bundle at {root}; make one with: glimpse-export --model NAME --out {root}"
     return f"{root} is not a bundle: it has no {MANIFEST_NAME}; make one with: glimpse-export --model NAME --out DIR"
-
-
-def _read_or_empty(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return ""

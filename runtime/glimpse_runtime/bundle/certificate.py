@@ -143,7 +143,7 @@ def _warn(folder: Path) -> None:
 
 
 def _is_packaged(folder: Path) -> bool:
-    from glimpse_runtime.bundle.bundle import packaged_bundle
+    from glimpse_runtime.bundle.packaged import packaged_bundle
 
     try:
         return folder == packaged_bundle().resolve()

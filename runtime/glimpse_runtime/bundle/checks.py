@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
-from glimpse_runtime.bundle.manifest import ImageRules, Manifest, Profile
+from glimpse_models.families import ARCHITECTURES, light
+from glimpse_runtime.bundle.anchors import ANCHORS
+from glimpse_runtime.bundle.manifest import Manifest, Profile
 from glimpse_runtime.errors import BundleFormatError
-from glimpse_runtime.pruning.options import ANCHORS
 
 STAGES = ("vision", "lower", "score", "upper")
-PROFILES = ("patches", "visual_tokens", "rows", "kept", "context", "windows", "window_slots", "token_slots")
+PROFILES = ("patches", "visual_tokens", "rows", "kept", "context")
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
 LONGEST = 1 << 20
 ATTENTIONS = ("scores", "log_softmax")
@@ -33,9 +34,21 @@ def check_values(manifest: Manifest, where: str) -> None:
     for name in PROFILES:
         if name not in manifest.profiles:
             raise BundleFormatError(f"{where}: profile {name!r} is missing; export the model again")
+    _check_family(manifest, where)
     for key, good in _CHECKS.items():
         if not good(manifest):
             raise BundleFormatError(f"{where}: the values of {key} make no sense; export the model again")
+
+
+def _check_family(manifest: Manifest, where: str) -> None:
+    """Has the family look at its own record; it is found by name, since it stands above this room."""
+    family = light(manifest.model.architecture)
+    if family is None:
+        raise BundleFormatError(
+            f"{where}: the architecture {manifest.model.architecture!r} is not known to this version, which runs "
+            f"{', '.join(ARCHITECTURES)}; install the version of glimpse-edge that wrote the bundle"
+        )
+    family.read(manifest, where)
 
 
 def _profiles(manifest: Manifest) -> bool:
@@ -48,29 +61,14 @@ def _profiles(manifest: Manifest) -> bool:
 def _text(manifest: Manifest) -> bool:
     text = manifest.text
     sizes = (text.hidden_size, text.heads, text.kv_heads, text.head_dim, text.vocab_size)
-    halves = len(text.mrope_section) == 3 and min(text.mrope_section) >= 0
-    rope = halves and sum(text.mrope_section) * 2 == text.head_dim and text.rope_theta > 0
+    sections = bool(text.rope_sections) and min(text.rope_sections) >= 0
+    rope = sections and sum(text.rope_sections) * 2 == text.head_dim and text.rope_theta > 0
     return 1 <= text.lower_layers <= text.layers and min(sizes) >= 1 and rope
 
 
 def _vision(manifest: Manifest) -> bool:
     vision = manifest.vision
-    sizes = (vision.patch_size, vision.merge_size, vision.temporal_patch_size, vision.hidden_size)
-    if min(sizes) < 1 or vision.head_dim < 4 or vision.head_dim % 4 or vision.rope_theta <= 0:
-        return False
-    return vision.window_size >= vision.patch_size * vision.merge_size
-
-
-def _images(manifest: Manifest) -> bool:
-    rules, vision = manifest.images, manifest.vision
-    same = ("patch_size", "merge_size", "temporal_patch_size")
-    if any(getattr(rules, name) != getattr(vision, name) for name in same):
-        return False
-    return 1 <= rules.min_pixels <= rules.max_pixels and rules.rescale_factor > 0 and _channels(rules)
-
-
-def _channels(rules: ImageRules) -> bool:
-    return len(rules.mean) == len(rules.std) == 3 and all(value > 0 for value in rules.std)
+    return min(vision.patch_size, vision.merge_size, vision.hidden_size) >= 1
 
 
 def _glimpse(manifest: Manifest) -> bool:
@@ -91,8 +89,9 @@ def _pruning(manifest: Manifest) -> bool:
 
 
 def _tokens(manifest: Manifest) -> bool:
+    # An image token of its own, which no embedding belongs to, comes right behind the vocabulary.
     tokens, size = manifest.tokens, manifest.text.vocab_size
-    return bool(tokens.eos) and all(0 <= token < size for token in (tokens.image, *tokens.eos))
+    return bool(tokens.eos) and all(0 <= token < size for token in tokens.eos) and 0 <= tokens.image <= size
 
 
 def _embedding(manifest: Manifest) -> bool:
@@ -114,7 +113,6 @@ _CHECKS: dict[str, Callable[[Manifest], bool]] = {
     "profiles": _profiles,
     "text": _text,
     "vision": _vision,
-    "images": _images,
     "glimpse": _glimpse,
     "scorer": _scorer,
     "pruning": _pruning,

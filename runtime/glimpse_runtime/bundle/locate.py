@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from glimpse_runtime.bundle.bundle import packaged_bundle
 from glimpse_runtime.bundle.hub.name import parse_hub_id
+from glimpse_runtime.bundle.packaged import packaged_bundle
 
 
 def locate(place: str | os.PathLike[str] | None) -> Path:

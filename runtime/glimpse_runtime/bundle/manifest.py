@@ -6,11 +6,13 @@ strict: a missing key, an unknown key or a value of another type is a ``BundleFo
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from glimpse_runtime.bundle.format_3 import upgrade_3
 from glimpse_runtime.bundle.records import read_versioned, to_json
 from glimpse_runtime.errors import BundleFormatError
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST_NAME = "manifest.json"
 
 
@@ -78,7 +80,10 @@ class ModelSpec:
 
 @dataclasses.dataclass(frozen=True)
 class TextSpec:
-    """The decoder: ``lower_layers`` of its ``layers`` run on all tokens, the rest on the kept ones."""
+    """The decoder: ``lower_layers`` of its ``layers`` run on all tokens, the rest on the kept ones.
+
+    ``rope_sections`` says how many rotary frequencies follow each axis of a position; one is a 1-D rope.
+    """
 
     layers: int
     lower_layers: int
@@ -88,20 +93,19 @@ class TextSpec:
     head_dim: int
     vocab_size: int
     rope_theta: float
-    mrope_section: tuple[int, ...]
+    rope_sections: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionSpec:
-    """The vision encoder: ``taps`` are the blocks whose outputs the scorer reads, in its order."""
+    """The vision encoder: ``taps`` are the blocks whose outputs the scorer reads, in its order.
+
+    A visual token is made of ``merge_size`` x ``merge_size`` patches of ``patch_size`` x ``patch_size`` pixels.
+    """
 
     hidden_size: int
-    head_dim: int
     patch_size: int
-    temporal_patch_size: int
     merge_size: int
-    window_size: int
-    rope_theta: float
     taps: tuple[int, ...]
 
 
@@ -154,7 +158,10 @@ class TokenIds:
 
 @dataclasses.dataclass(frozen=True)
 class PromptSpec:
-    """The chat template cut at its variable parts; pieces are joined in the order of their use."""
+    """The chat template cut at its variable parts; pieces are joined in the order of their use.
+
+    ``answer_open`` stands between ``assistant_open`` and an earlier answer.
+    """
 
     default_system: str | None
     system_open: str
@@ -164,20 +171,7 @@ class PromptSpec:
     assistant_open: str
     assistant_close: str
     image: str
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageRules:
-    """How an image becomes patches; the same meaning as in Qwen2VLImageProcessor's configuration."""
-
-    patch_size: int
-    temporal_patch_size: int
-    merge_size: int
-    min_pixels: int
-    max_pixels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    rescale_factor: float
+    answer_open: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,9 +188,10 @@ class EmbeddingSpec:
 class Manifest:
     """Everything the runtime knows about a bundle.
 
-    ``graphs`` are the stages' graphs by dialect: each dialect is the whole model, on the same weights, for one family
-    of inference engines. ``stamps`` are for export alone: for each step of its work a hash over all that its files
-    depend on.
+    ``family`` holds what only models of one architecture have; that family reads it, see
+    ``glimpse_runtime.inputs.family``. ``graphs`` are the stages' graphs by dialect: each dialect is the whole model, on
+    the same weights, for one family of inference engines. ``stamps`` are for export alone: for each step of its work a
+    hash over all that its files depend on.
     """
 
     format_version: int
@@ -210,10 +205,10 @@ class Manifest:
     generation: GenerationDefaults
     tokens: TokenIds
     prompt: PromptSpec | None
-    images: ImageRules
     embedding: EmbeddingSpec
     precision: Mapping[str, str]
     profiles: Mapping[str, Profile]
+    family: Mapping[str, Any]
     graphs: Mapping[str, Mapping[str, StageSpec]]
     files: Mapping[str, FileSpec]
     stamps: Mapping[str, str]
@@ -256,4 +251,4 @@ class Manifest:
         Raises:
             BundleFormatError: not JSON, an unknown format version, or keys and values that do not fit.
         """
-        return read_versioned(cls, text, where, "format_version", FORMAT_VERSION)
+        return read_versioned(cls, text, where, "format_version", FORMAT_VERSION, {3: upgrade_3})

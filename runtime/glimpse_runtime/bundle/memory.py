@@ -7,6 +7,10 @@ from glimpse_runtime.bundle.manifest import Manifest, TensorSpec
 
 CACHE_STAGES = ("lower", "upper")
 _PAST = "past."
+DEFAULT_SCENE_CACHE_BYTES = 256 << 20
+"""What a session keeps of the last images asked about, unless ``load`` is told otherwise."""
+ROWS_AT_ONCE = 512
+"""Prefill runs so many rows at a time at most: what attention and MLP need in between grows with it, speed does not."""
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "bool": 1, "int32": 4, "int64": 8}
 
 

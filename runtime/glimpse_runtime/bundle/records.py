@@ -10,7 +10,7 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from glimpse_runtime.errors import BundleFormatError
@@ -33,7 +33,14 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def read_versioned(cls: type[Record], text: str, where: str, key: str, version: int) -> Record:
+def read_versioned(
+    cls: type[Record],
+    text: str,
+    where: str,
+    key: str,
+    version: int,
+    upgrades: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] | None = None,
+) -> Record:
     """Makes a dataclass of JSON text that says in which version of its form it was written.
 
     Args:
@@ -42,12 +49,15 @@ def read_versioned(cls: type[Record], text: str, where: str, key: str, version: 
         where: what to call the file in an error message.
         key: the field that holds the version.
         version: the one that is read.
+        upgrades: for each older version that is read too, what arranges its fields as this one has them.
 
     Raises:
         BundleFormatError: not JSON, another version, or keys and values that do not fit.
     """
     data = read_object(text, where)
     found = data.get(key)
+    if type(found) is int and found in (upgrades or {}):
+        return read_record(cls, (upgrades or {})[found](data), where)
     if found != version:
         raise BundleFormatError(
             f"{where} has {key.replace('_', ' ')} {found!r}, this runtime reads version {version}; "
@@ -111,7 +121,7 @@ def _value(hint: Any, data: Any, where: str, path: str) -> Any:
         return {key: _value(arguments[1], item, where, _join(path, key)) for key, item in data.items()}
     if hint is float and type(data) in (int, float) and abs(data) < sys.float_info.max:
         return float(data)
-    if hint in (int, str, bool) and type(data) is hint:
+    if hint is Any or (hint in (int, str, bool) and type(data) is hint):
         return data
     expected = getattr(hint, "__name__", str(hint))
     raise BundleFormatError(f"{where}: {path} must be of type {expected}, found {_kind(data)}")

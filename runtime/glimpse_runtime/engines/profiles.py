@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from glimpse_runtime.bundle import memory
 from glimpse_runtime.bundle.manifest import Manifest, Profile, StageSpec, TensorSpec
 from glimpse_runtime.engines.flavours import Flavour
 from glimpse_runtime.errors import BundleFormatError
-from glimpse_runtime.steps import pipeline
 
 PREFILL, DECODE, WIDE = "prefill", "decode", "wide"
 _DECODER = {"lower": "rows", "upper": "kept"}  # the manifest's profile of the rows each of them usually gets
@@ -59,7 +59,7 @@ def engine_profiles(manifest: Manifest, stage: str, spec: StageSpec, flavour: Fl
     if stage not in _DECODER or _ROWS not in ranges:
         return (EngineProfile(WIDE, ranges),)
     # The runtime runs a longer prompt in several runs.
-    longest = max(pipeline.ROWS_AT_ONCE, manifest.glimpse.length)
+    longest = max(memory.ROWS_AT_ONCE, manifest.glimpse.length)
     most = min(ranges[_ROWS].max, longest)
     usual = min(manifest.profiles[_DECODER[stage]].opt, most)
     if flavour.profiles == "wide" or most == 1:

@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from glimpse_runtime.bundle.bundle import cache_folder, sha256_of
 from glimpse_runtime.bundle.manifest import FileSpec
 from glimpse_runtime.bundle.records import read_record, to_json
 from glimpse_runtime.engines.key import EngineKey
 from glimpse_runtime.errors import BackendError, BundleFormatError
 from glimpse_runtime.files.atomic import write_text
+from glimpse_runtime.files.hashing import remember_sha256, remembered_sha256
+from glimpse_runtime.files.places import cache_folder
 
 log = logging.getLogger("glimpse")
-
-_CHECKED = "checked.json"
 
 
 @dataclass(frozen=True)
@@ -85,12 +84,11 @@ def find_engine(key: EngineKey) -> StoredEngine | None:
         record = read_record(EngineRecord, json.loads(where.read_text(encoding="utf-8")), str(where))
         if record.key != key or path.stat().st_size != record.engine.bytes:
             return None
-        if not _is_checked(path, record) and sha256_of(path) != record.engine.sha256:
+        if remembered_sha256(path) != record.engine.sha256:
             log.warning("%s was altered; it is built again", path)
             return None
     except (OSError, ValueError, BundleFormatError):
         return None
-    mark_as_checked(path, record)
     return StoredEngine(path, record)
 
 
@@ -117,27 +115,4 @@ def require_engine(key: EngineKey, bundle: Path, target: str) -> StoredEngine:
 def write_record(record: EngineRecord) -> None:
     """Says that an engine is whole, once it is in its place."""
     write_text(record_file(record.key), to_json(record))
-    mark_as_checked(engine_file(record.key), record)
-
-
-def mark_as_checked(path: Path, record: EngineRecord) -> None:
-    """Remembers that an engine's content has the hash of its record."""
-    if _is_checked(path, record):
-        return
-    try:
-        write_text(path.parent / _CHECKED, json.dumps(_state(path, record)))
-    except OSError as error:
-        log.debug("cannot remember that %s was checked: %s", path, error)
-
-
-def _is_checked(path: Path, record: EngineRecord) -> bool:
-    try:
-        return bool(json.loads((path.parent / _CHECKED).read_text(encoding="utf-8")) == _state(path, record))
-    except (OSError, ValueError):
-        return False
-
-
-def _state(path: Path, record: EngineRecord) -> list[object]:
-    """What changes when a file is written to or replaced."""
-    found = path.stat()
-    return [record.engine.sha256, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+    remember_sha256(engine_file(record.key), record.engine.sha256)

@@ -37,7 +37,7 @@ def repair_rtx_wheel() -> None:
             "tensorrt_rtx was imported before glimpse_runtime could make its plugins loadable; load glimpse_runtime's "
             f"engines first, or run once: ln -s {_CORE} {folder / _MISSING}"
         )
-    from glimpse_runtime.bundle.bundle import cache_folder  # numpy, which the command line has no time for
+    from glimpse_runtime.files.places import cache_folder  # numpy, which the command line has no time for
 
     links = cache_folder() / "links" / _name_of(folder)
     links.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,8 @@ import numpy as np
 from glimpse_runtime.arrays import IntArray
 from glimpse_runtime.bundle.manifest import PromptSpec, TokenIds
 from glimpse_runtime.errors import PromptError
-from glimpse_runtime.inputs.positions import mrope_positions
-from glimpse_runtime.inputs.preprocess import Grid
+from glimpse_runtime.inputs.family import Family
+from glimpse_runtime.inputs.grid import Grid
 from glimpse_runtime.inputs.tokenizer import Tokenizer
 
 
@@ -20,7 +20,7 @@ class Prompt:
     Attributes:
         ids: (tokens,) int64 with one image token per visual token.
         grids: the patch grids of its images, in order.
-        positions: (3, tokens) int64 multimodal rope positions.
+        positions: (axes, tokens) int64 rope positions.
     """
 
     ids: IntArray
@@ -28,8 +28,8 @@ class Prompt:
     positions: IntArray
 
 
-def checked_ids(ids: Sequence[int] | IntArray, vocab_size: int) -> IntArray:
-    """Returns a tokenised prompt as (tokens,) int64.
+def checked_ids(ids: Sequence[int] | IntArray, vocab_size: int, image_token: int) -> IntArray:
+    """Returns a tokenised prompt as (tokens,) int64; the image token may lie outside the vocabulary.
 
     Raises:
         PromptError: it is no sequence of ids, or one is not in the vocabulary.
@@ -37,24 +37,31 @@ def checked_ids(ids: Sequence[int] | IntArray, vocab_size: int) -> IntArray:
     array = np.asarray(ids)
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
         raise PromptError("the prompt must be a non-empty one-dimensional sequence of integer token ids")
-    if array.min() < 0 or array.max() >= vocab_size:
-        raise PromptError(f"token ids must lie in 0..{vocab_size - 1}, found {array.min()}..{array.max()}")
+    words = array[array != image_token]
+    if words.size and (words.min() < 0 or words.max() >= vocab_size):
+        raise PromptError(f"token ids must lie in 0..{vocab_size - 1}, found {words.min()}..{words.max()}")
     return array.astype(np.int64)
 
 
-def place(ids: IntArray, grids: Sequence[Grid], image_token: int) -> Prompt:
+def place(ids: IntArray, grids: Sequence[Grid], image_token: int, family: Family) -> Prompt:
     """Returns the prompt of some ids, with every token's position.
 
     Raises:
-        PromptError: image tokens and images do not match.
+        PromptError: image tokens and images do not match, or there are more images than the model takes.
     """
-    return Prompt(ids, tuple(grids), mrope_positions(ids, grids, image_token))
+    most = family.images_per_prompt
+    if most is not None and len(grids) > most:
+        raise PromptError(
+            f"this model was made for {most} image in a prompt, found {len(grids)}; ask about one at a time"
+        )
+    return Prompt(ids, tuple(grids), family.positions(ids, grids, image_token))
 
 
 def build_prompt(
     tokenizer: Tokenizer,
     template: PromptSpec,
     tokens: TokenIds,
+    family: Family,
     question: str,
     grids: Sequence[Grid] = (),
     system: str | None = None,
@@ -66,6 +73,7 @@ def build_prompt(
         tokenizer: the model's tokenizer.
         template: the pieces of its chat template.
         tokens: its special ids.
+        family: gives every token its position.
         question: the user's text; special tokens spelled in it stay text.
         grids: patch grids of the images.
         system: system message; None is the template's own.
@@ -90,9 +98,15 @@ def build_prompt(
     pieces += [(template.image, True)] * len(grids)
     for earlier, answer in turns:
         pieces += [(earlier, False), (template.user_close, True), (template.assistant_open, True)]
-        pieces += [(answer, False), (template.assistant_close, True), (template.user_open, True)]
+        pieces += [
+            (template.answer_open, True),
+            (answer, False),
+            (template.assistant_close, True),
+            (template.user_open, True),
+        ]
     pieces += [(question, False), (template.user_close, True), (template.assistant_open, True)]
-    return place(expand_images(np.array(tokenizer.encode(pieces), np.int64), grids, tokens.image), grids, tokens.image)
+    ids = expand_images(np.array(tokenizer.encode(pieces), np.int64), grids, tokens.image)
+    return place(ids, grids, tokens.image, family)
 
 
 def expand_images(ids: IntArray, grids: Sequence[Grid], image_token: int) -> IntArray:

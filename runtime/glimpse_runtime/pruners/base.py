@@ -31,7 +31,7 @@ class PrunerInput:
         columns: its columns.
         cells: (tokens,) int64 place of each visual token that takes part: row * columns + column, ascending. All of
             the grid, or at the split those that entered layer 0.
-        positions: (3, tokens) int64 multimodal rope positions of those tokens.
+        positions: (axes, tokens) int64 rope positions of those tokens: time, height and width where there are three.
         keep: how many of them a mask should keep; 0 for an adaptive method.
         seed: of the request, for methods that draw.
         arrays: the arrays by the name of the need.

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields
 
 from glimpse_runtime.arrays import BoolArray
+from glimpse_runtime.bundle.anchors import ANCHORS
 from glimpse_runtime.errors import PruningError
 from glimpse_runtime.pruners import BEFORE, Pruner, find
 
-ANCHORS = ("tl", "tr", "bl", "br")
 """Corners of an image."""
 
 
@@ -127,7 +127,7 @@ class Pruning:
             )
 
 
-def _given(request: Pruning, field: Field[object]) -> bool:
+def _given(pruning: Pruning, field: Field[object]) -> bool:
     """Whether a request says something else than an option's default."""
-    value = getattr(request, field.name)
+    value = getattr(pruning, field.name)
     return value is not None if field.default is None else bool(value != field.default)

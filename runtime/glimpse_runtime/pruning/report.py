@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from glimpse_runtime.arrays import BoolArray, FloatArray
-from glimpse_runtime.inputs.preprocess import Grid
+from glimpse_runtime.inputs.grid import Grid
 from glimpse_runtime.pruning.boxes import Box, kept_boxes
 from glimpse_runtime.pruning.options import Pruning
 from glimpse_runtime.pruning.rule import Rule, per_image, probability
@@ -65,23 +65,23 @@ def report_unpruned(grids: Sequence[Grid], reason: str) -> PruneReport:
 
 
 def report_pruned(
-    request: Pruning, rule: Rule, scores: FloatArray | None, keep: BoolArray, entered: BoolArray, grids: Sequence[Grid]
+    pruning: Pruning, rule: Rule, scores: FloatArray | None, keep: BoolArray, entered: BoolArray, grids: Sequence[Grid]
 ) -> PruneReport:
     """Returns the report of a selection.
 
     Args:
-        request: what was asked.
+        pruning: what was asked.
         rule: its numbers, merged with the bundle's.
         scores: (visual tokens,) what the method gave; None for a mask.
         keep: (visual tokens,) what stayed.
         entered: (visual tokens,) what entered layer 0.
         grids: the images.
     """
-    masked, adaptive = request.keep_masks is not None, request.pruner.adaptive
-    kept, total, two_stages = int(keep.sum()), len(keep), request.pre is not None
+    masked, adaptive = pruning.keep_masks is not None, pruning.pruner.adaptive
+    kept, total, two_stages = int(keep.sum()), len(keep), pruning.pre is not None
     shown = () if masked or scores is None else per_image(probability(scores) if adaptive else scores, grids)
     return PruneReport(
-        method="mask" if masked and request.method != "oracle" else request.method,
+        method="mask" if masked and pruning.method != "oracle" else pruning.method,
         threshold=rule.threshold if adaptive and not masked else None,
         max_keep_ratio=rule.max_keep_ratio,
         kept=kept,
@@ -89,7 +89,7 @@ def report_pruned(
         keep_masks=per_image(keep, grids),
         scores=shown,
         reason="every visual token was kept" if kept == total else None,
-        pre=request.pre,
+        pre=pruning.pre,
         pre_kept=int(entered.sum()) if two_stages else None,
         pre_masks=per_image(entered, grids) if two_stages else (),
     )

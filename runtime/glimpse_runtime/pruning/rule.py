@@ -1,14 +1,15 @@
 """The selection rule: which visual tokens stay for given scores and options."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from glimpse_runtime.arrays import Array, BoolArray, FloatArray, IntArray
+from glimpse_runtime.bundle.anchors import ANCHORS
 from glimpse_runtime.bundle.manifest import PruningDefaults
 from glimpse_runtime.errors import PruningError
-from glimpse_runtime.inputs.preprocess import Grid
+from glimpse_runtime.inputs.grid import Grid
 from glimpse_runtime.pruners import BEFORE
 from glimpse_runtime.pruning.options import Pruning
 
@@ -23,40 +24,40 @@ class Rule:
     anchors: tuple[str, ...]
 
 
-def merge(request: Pruning, defaults: PruningDefaults) -> Rule:
+def merge(pruning: Pruning, defaults: PruningDefaults) -> Rule:
     """Fills what the request leaves open; a keep mask takes no defaults."""
-    if request.keep_masks is not None:
-        return Rule(0.5, request.max_keep_ratio, request.min_keep, request.anchors or ())
+    if pruning.keep_masks is not None:
+        return Rule(0.5, pruning.max_keep_ratio, pruning.min_keep, pruning.anchors or ())
     return Rule(
-        defaults.threshold if request.threshold is None else request.threshold,
-        defaults.max_keep_ratio if request.max_keep_ratio is None else request.max_keep_ratio,
-        defaults.min_keep if request.min_keep is None else request.min_keep,
-        defaults.anchors if request.anchors is None else request.anchors,
+        defaults.threshold if pruning.threshold is None else pruning.threshold,
+        defaults.max_keep_ratio if pruning.max_keep_ratio is None else pruning.max_keep_ratio,
+        defaults.min_keep if pruning.min_keep is None else pruning.min_keep,
+        defaults.anchors if pruning.anchors is None else pruning.anchors,
     )
 
 
-def entering(request: Pruning, rule: Rule, total: int) -> int:
+def entering(pruning: Pruning, rule: Rule, total: int) -> int:
     """Returns how many of ``total`` visual tokens enter layer 0, anchors aside.
 
     Raises:
         PruningError: the method keeps a fixed share, and neither request nor bundle names one.
     """
     least = rule.min_keep or 0
-    if request.pruner.place == BEFORE:
-        return fixed_count(request, rule, total)
-    if request.pre_keep is None:
+    if pruning.pruner.place == BEFORE:
+        return fixed_count(pruning, rule, total)
+    if pruning.pre_keep is None:
         return total
-    return min(total, max(int(request.pre_keep * total), least, 1))
+    return min(total, max(int(pruning.pre_keep * total), least, 1))
 
 
-def fixed_count(request: Pruning, rule: Rule, total: int) -> int:
+def fixed_count(pruning: Pruning, rule: Rule, total: int) -> int:
     """Returns how many of ``total`` visual tokens a method keeps that is not adaptive, anchors aside.
 
     Raises:
         PruningError: neither request nor bundle names a share.
     """
     if rule.max_keep_ratio is None:
-        raise PruningError(f"method {request.method!r} keeps a fixed share; name it: max_keep_ratio=, --max-keep-ratio")
+        raise PruningError(f"method {pruning.method!r} keeps a fixed share; name it: max_keep_ratio=, --max-keep-ratio")
     return min(total, max(int(rule.max_keep_ratio * total), rule.min_keep or 0))
 
 
@@ -108,7 +109,7 @@ def select_best(scores: FloatArray, count: int) -> BoolArray:
 def add_anchors(keep: BoolArray, rule: Rule, grids: Sequence[Grid]) -> BoolArray:
     """Marks the anchors in (visual tokens,) ``keep``, in place, and returns it."""
     for anchor in rule.anchors:
-        keep[_ANCHORS[anchor](*grids[0].merged)] = True
+        keep[ANCHORS[anchor](*grids[0].merged)] = True
     return keep
 
 
@@ -145,11 +146,3 @@ def probability(logits: FloatArray) -> FloatArray:
     """Returns sigmoid(logits) in float32 without overflow."""
     small = np.exp(-np.abs(logits))
     return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
-
-
-_ANCHORS: dict[str, Callable[[int, int], int]] = {
-    "tl": lambda rows, columns: 0,
-    "tr": lambda rows, columns: columns - 1,
-    "bl": lambda rows, columns: (rows - 1) * columns,
-    "br": lambda rows, columns: rows * columns - 1,
-}

@@ -84,8 +84,9 @@ class Sampler:
         """Returns the next token for (vocab,) float32 logits, and remembers it."""
         if len(self._seen):
             logits = logits.copy()
-            scores = logits[self._seen]
-            logits[self._seen] = np.where(scores < 0, scores * self._penalty, scores / self._penalty)
+            seen = self._seen[self._seen < len(logits)]  # an image token may lie outside the vocabulary
+            scores = logits[seen]
+            logits[seen] = np.where(scores < 0, scores * self._penalty, scores / self._penalty)
         for processor in self._options.processors:
             logits = processor(self._tokens, logits)
         token = int(logits.argmax()) if self._random is None else self._draw(logits, self._random)

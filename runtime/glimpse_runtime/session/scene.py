@@ -1,49 +1,17 @@
 """What is known of some images before any question: encode once, ask many."""
 
-import hashlib
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
-
-from PIL import Image
 
 from glimpse_runtime.errors import SessionError
-from glimpse_runtime.inputs.preprocess import Grid
 from glimpse_runtime.pruning.options import Pruning
-from glimpse_runtime.session.request import DEFAULT_MAX_NEW_TOKENS, make_request
+from glimpse_runtime.session.answer import Answer
+from glimpse_runtime.session.request import DEFAULT_MAX_NEW_TOKENS, Request, make_request
 from glimpse_runtime.session.sampling import Sampling
-from glimpse_runtime.steps.prefix import Prefix
-from glimpse_runtime.steps.visual import VisualTokens
+from glimpse_runtime.session.scene_cache import SceneState
 
-if TYPE_CHECKING:
-    from glimpse_runtime.session.answer import Answer
-    from glimpse_runtime.session.session import Session
-
-
-@dataclass
-class SceneState:
-    """Some images, and as much as has been computed of them.
-
-    Attributes:
-        grids: their patch grids.
-        sizes: (width, height) of each as given, in pixels.
-        stamp: acquisition time of the newest, None where none had one.
-        visual: the encoded images; empty until they are.
-        prefix: the prompt's start after the lower layers; None until it is run.
-    """
-
-    grids: tuple[Grid, ...]
-    sizes: tuple[tuple[int, int], ...]
-    stamp: float | None = None
-    visual: Sequence[VisualTokens] = ()
-    prefix: Prefix | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes it holds."""
-        return sum(image.nbytes for image in self.visual) + (self.prefix.nbytes if self.prefix else 0)
+Ask = Callable[[SceneState, str, Request, str | None, Sequence[tuple[str, str]]], Answer]
+"""How a session answers: state, question, options, system message, earlier turns."""
 
 
 class Scene:
@@ -52,9 +20,9 @@ class Scene:
     Made by ``Session.encode``. It holds memory until it is closed.
     """
 
-    def __init__(self, session: "Session", state: SceneState, pruning: Pruning | None = None) -> None:
+    def __init__(self, ask: Ask, state: SceneState, pruning: Pruning | None = None) -> None:
         """Wraps a state and the pruning options of its questions; use ``Session.encode``."""
-        self._session = session
+        self._ask = ask
         self._pruning = pruning
         self._state: SceneState | None = state
 
@@ -78,7 +46,7 @@ class Scene:
         timeout: float | None = None,
         system: str | None = None,
         turns: Sequence[tuple[str, str]] = (),
-    ) -> "Answer":
+    ) -> Answer:
         """Asks about the scene's images; errors and answer are those of ``Session.ask``.
 
         Args:
@@ -92,7 +60,7 @@ class Scene:
             turns: earlier (question, answer) texts of a conversation.
         """
         request = make_request(pruning or self._pruning, sampling, max_new_tokens, timeout)
-        return self._session._ask_scene(self._open(), question, request, system, turns)
+        return self._ask(self._open(), question, request, system, turns)
 
     def chat(self, system: str | None = None) -> "Chat":
         """Starts a conversation about the scene."""
@@ -140,7 +108,7 @@ class Chat:
         sampling: Sampling | None = None,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
         timeout: float | None = None,
-    ) -> "Answer":
+    ) -> Answer:
         """Asks the next question; see ``Scene.ask``."""
         answer = self._scene.ask(
             question,
@@ -153,45 +121,3 @@ class Chat:
         )
         self._turns.append((question, answer))
         return answer
-
-
-class SceneCache:
-    """The scenes of the last images asked about, newest last, within a limit of bytes."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        """Starts empty; a limit of 0 keeps nothing."""
-        self.limit_bytes = limit_bytes
-        self._states: OrderedDict[bytes, SceneState] = OrderedDict()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes all scenes hold."""
-        return sum(state.nbytes for state in self._states.values())
-
-    def get(self, key: bytes) -> SceneState | None:
-        """Returns the state of some images and makes it the newest."""
-        if key in self._states:
-            self._states.move_to_end(key)
-        return self._states.get(key)
-
-    def put(self, key: bytes, state: SceneState) -> None:
-        """Keeps a state if it can ever fit; the oldest ones go until all do."""
-        if state.nbytes > self.limit_bytes:
-            return
-        self._states[key] = state
-        self._states.move_to_end(key)
-        while self.nbytes > self.limit_bytes:
-            self._states.popitem(last=False)
-
-    def clear(self) -> None:
-        """Frees everything."""
-        self._states.clear()
-
-
-def content_key(images: Sequence[Image.Image]) -> bytes:
-    """Returns a hash of the pixels of RGB images."""
-    digest = hashlib.blake2b(digest_size=16)
-    for image in images:
-        digest.update(f"{image.width}x{image.height};".encode())
-        digest.update(image.tobytes())
-    return digest.digest()

@@ -16,10 +16,10 @@ from glimpse_runtime.backends import open_backend
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.certificate import warn_if_uncertified
 from glimpse_runtime.bundle.locate import locate
-from glimpse_runtime.bundle.memory import memory_of_files
+from glimpse_runtime.bundle.memory import DEFAULT_SCENE_CACHE_BYTES, memory_of_files
 from glimpse_runtime.errors import InputError, PromptError, SessionError
+from glimpse_runtime.inputs.grid import Grid, Patches
 from glimpse_runtime.inputs.images import read_image
-from glimpse_runtime.inputs.preprocess import Grid, Patches, limited, patch_grid, patchify
 from glimpse_runtime.inputs.prompt import Prompt, build_prompt, checked_ids, place
 from glimpse_runtime.inputs.tokenizer import Tokenizer
 from glimpse_runtime.interrupt import Interrupt, Interrupted
@@ -35,13 +35,13 @@ from glimpse_runtime.session.request import (
     newest_stamp,
 )
 from glimpse_runtime.session.sampling import Sampler, Sampling
-from glimpse_runtime.session.scene import Scene, SceneCache, SceneState, content_key
+from glimpse_runtime.session.scene import Scene
+from glimpse_runtime.session.scene_cache import SceneCache, SceneState, content_key
 from glimpse_runtime.stats import Stats
 from glimpse_runtime.steps.entering import Entry
 from glimpse_runtime.steps.pipeline import Pipeline, Trace
 from glimpse_runtime.steps.prefix import Prefix
 
-DEFAULT_SCENE_CACHE_BYTES = 256 << 20
 WARMUPS = ("smallest", "largest", "off")
 
 
@@ -108,7 +108,7 @@ class Session:
         self._running: Interrupt | None = None
         self._unfinished: weakref.ref[Answer] | None = None
         self._scenes = SceneCache(scene_cache_bytes)
-        self._image_rules = manifest.images if max_pixels is None else limited(manifest.images, max_pixels)
+        self._family = pipeline.family if max_pixels is None else pipeline.family.limited(max_pixels)
 
     def ask(
         self,
@@ -182,7 +182,12 @@ class Session:
         self._begin(request.interrupt)
         with request.stats.stage("preprocess"):
             scene, pictures = self._read(images, None)
-            prompt = place(checked_ids(ids, manifest.text.vocab_size), scene.grids, manifest.tokens.image)
+            prompt = place(
+                checked_ids(ids, manifest.text.vocab_size, manifest.tokens.image),
+                scene.grids,
+                manifest.tokens.image,
+                self._family,
+            )
             self._open_pipeline().check(prompt, request.pruning)
         return self._answer(prompt, scene, pictures, request)
 
@@ -225,7 +230,7 @@ class Session:
                     self._prefix(scene, entry, request, always=True)
             except Interrupted:
                 raise SessionError(f"the scene was not finished: {interrupt.reason}") from None
-        return Scene(self, scene, pruning)
+        return Scene(self._ask_scene, scene, pruning)
 
     def cancel(self) -> None:
         """Ends the request that is running, from any thread; its answer keeps the text it has."""
@@ -345,7 +350,7 @@ class Session:
         """Reads images; returns a scene that knows only their sizes, and their pixels."""
         frames = frames_of(images, encoding)
         pictures = [read_image(frame.image, frame.encoding) for frame in frames]
-        grids = tuple(patch_grid(picture, self._image_rules) for picture in pictures)
+        grids = tuple(self._family.grid(picture) for picture in pictures)
         return SceneState(grids, tuple(picture.size for picture in pictures), newest_stamp(frames)), pictures
 
     def _encode_into(
@@ -355,7 +360,7 @@ class Session:
 
         def patches(picture: Image.Image) -> Patches:
             with stats.stage("preprocess"):
-                return patchify(picture, self._image_rules)
+                return self._family.patches(picture)
 
         # One after the other: patches take more memory than what is made of them.
         scene.visual = [pipeline.encode(patches(picture), stats, interrupt) for picture in pictures]
@@ -379,7 +384,9 @@ class Session:
         manifest = self.bundle.manifest
         if self._tokenizer is None or manifest.prompt is None:
             raise PromptError("this bundle has no tokenizer; use ask_ids with token ids")
-        return build_prompt(self._tokenizer, manifest.prompt, manifest.tokens, question, grids, system, turns)
+        return build_prompt(
+            self._tokenizer, manifest.prompt, manifest.tokens, self._family, question, grids, system, turns
+        )
 
     def _finish_earlier_answer(self, interrupt: Interrupt) -> None:
         """Ends an answer that is still held: its KV cache is about to be reused."""

@@ -9,15 +9,15 @@ from glimpse_runtime.pruning.options import Pruning
 from glimpse_runtime.steps.entering import Entry
 
 
-def weigh(scores: FloatArray, entry: Entry, request: Pruning) -> FloatArray:
+def weigh(scores: FloatArray, entry: Entry, pruning: Pruning) -> FloatArray:
     """Returns (entered,) scores as the options change them, image by image."""
     weighed, taken = [], 0
     for grid, cells in zip(entry.grids, entry.cells(), strict=True):
         own = scores[taken : taken + len(cells)]
         taken += len(cells)
-        if request.position_debias:
+        if pruning.position_debias:
             own = debias(own, cells)
-        if request.neighbour_suppression:
+        if pruning.neighbour_suppression:
             own = centred(own, cells, *grid.merged)
         weighed.append(own)
     return np.concatenate(weighed)

@@ -6,9 +6,9 @@ import numpy as np
 
 from glimpse_runtime.arrays import FloatArray, IntArray
 from glimpse_runtime.backends import Backend, Engine, Tensor
-from glimpse_runtime.bundle.bundle import EmbeddingTable
+from glimpse_runtime.bundle.embedding import EmbeddingTable
 from glimpse_runtime.bundle.manifest import Manifest
-from glimpse_runtime.inputs.positions import TextRope
+from glimpse_runtime.inputs.rope import TextRope
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.steps.cache import KVCache
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from glimpse_runtime.arrays import BoolArray, FloatArray, IntArray
-from glimpse_runtime.inputs.preprocess import Grid
+from glimpse_runtime.inputs.grid import Grid
 from glimpse_runtime.inputs.prompt import Prompt
 from glimpse_runtime.pruning.rule import keep_index
 

@@ -6,11 +6,12 @@ import numpy as np
 
 from glimpse_runtime.arrays import Array, FloatArray, IntArray
 from glimpse_runtime.backends import Backend, Tensor
-from glimpse_runtime.bundle.bundle import Bundle, EmbeddingTable
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.embedding import EmbeddingTable
 from glimpse_runtime.pruners import Pruner, PrunerInput
 from glimpse_runtime.pruning.weights import read_weights
 from glimpse_runtime.steps.entering import Entry
-from glimpse_runtime.steps.visual import VisualTokens
+from glimpse_runtime.steps.vision import VisualTokens
 
 
 class Evidence:

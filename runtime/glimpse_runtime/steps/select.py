@@ -6,7 +6,8 @@ import numpy as np
 
 from glimpse_runtime.arrays import Array, BoolArray, FloatArray, IntArray
 from glimpse_runtime.backends import Backend, Tensor
-from glimpse_runtime.bundle.bundle import Bundle, EmbeddingTable
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.embedding import EmbeddingTable
 from glimpse_runtime.errors import GlimpseError, PruningError
 from glimpse_runtime.inputs.prompt import Prompt
 from glimpse_runtime.interrupt import Interrupt
@@ -21,7 +22,8 @@ from glimpse_runtime.steps.attention_options import pick_apart, weigh
 from glimpse_runtime.steps.entering import Entry
 from glimpse_runtime.steps.evidence import Evidence
 from glimpse_runtime.steps.finite import require_finite
-from glimpse_runtime.steps.visual import RECEIVED, Visual, VisualTokens
+from glimpse_runtime.steps.score import Scorer
+from glimpse_runtime.steps.vision import RECEIVED, VisualTokens
 
 Check = Callable[..., None]
 
@@ -30,16 +32,16 @@ class Selector:
     """Runs the pruning methods for the requests of one bundle."""
 
     def __init__(
-        self, bundle: Bundle, backend: Backend, visual: Visual, embedding: EmbeddingTable, check_finite: Check
+        self, bundle: Bundle, backend: Backend, scorer: Scorer, embedding: EmbeddingTable, check_finite: Check
     ) -> None:
         """Takes what methods may see; ``check_finite`` gets a stage's name and its outputs on the backend."""
         self._bundle = bundle
         self._manifest = bundle.manifest
-        self._visual = visual
+        self._scorer = scorer
         self._evidence = Evidence(bundle, backend, embedding)
         self._check_finite = check_finite
 
-    def check(self, prompt: Prompt, request: Pruning) -> int:
+    def check(self, prompt: Prompt, pruning: Pruning) -> int:
         """Refuses a request that cannot be met, before any compute.
 
         Returns:
@@ -49,30 +51,30 @@ class Selector:
             PruningError: the rule cannot be met, a mask does not fit, or the bundle lacks what a method needs.
         """
         total = sum(grid.visual_tokens for grid in prompt.grids)
-        if not (request.enabled and prompt.grids):
+        if not (pruning.enabled and prompt.grids):
             return total
-        rule = self._rule(request)
+        rule = self._rule(pruning)
         rules.check(rule, prompt.grids)
-        if request.keep_masks is not None:
-            rules.flat_masks(request.keep_masks, prompt.grids)
-        if not request.pruner.adaptive:
-            rules.fixed_count(request, rule, total)
-        for pruner in (request.pruner, request.first):
+        if pruning.keep_masks is not None:
+            rules.flat_masks(pruning.keep_masks, prompt.grids)
+        if not pruning.pruner.adaptive:
+            rules.fixed_count(pruning, rule, total)
+        for pruner in (pruning.pruner, pruning.first):
             if pruner is not None:
                 self._require(pruner)
-        return min(total, rules.entering(request, rule, total) + len(rule.anchors))
+        return min(total, rules.entering(pruning, rule, total) + len(rule.anchors))
 
     def enter(
-        self, prompt: Prompt, images: Sequence[VisualTokens], request: Pruning, stats: Stats, interrupt: Interrupt
+        self, prompt: Prompt, images: Sequence[VisualTokens], pruning: Pruning, stats: Stats, interrupt: Interrupt
     ) -> Entry:
         """Runs the method that acts before layer 0, if there is one."""
-        whole, pruner = Entry.of(prompt, self._manifest.tokens.image), request.first
+        whole, pruner = Entry.of(prompt, self._manifest.tokens.image), pruning.first
         if pruner is None or not prompt.grids:
             return whole
         with stats.stage("preselect"):
-            rule = self._rule(request)
-            count = rules.entering(request, rule, len(whole.entered))
-            answers = self._ask(pruner, whole, images, request, count, {}, interrupt)
+            rule = self._rule(pruning)
+            count = rules.entering(pruning, rule, len(whole.entered))
+            answers = self._ask(pruner, whole, images, pruning, count, {}, interrupt)
             scores = None if answers.dtype == np.bool_ else answers
             entered = answers if scores is None else rules.select_best(scores, count)
             if not min(count, 1) <= int(entered.sum()) <= count:  # room was made for so many rows and no more
@@ -83,9 +85,9 @@ class Selector:
             entered = rules.add_anchors(entered, rule, prompt.grids)
             return Entry.of(prompt, self._manifest.tokens.image, entered, scores)
 
-    def glimpse_rows(self, prompt: Prompt, request: Pruning) -> int:
+    def glimpse_rows(self, prompt: Prompt, pruning: Pruning) -> int:
         """Returns how many glimpse rows the lower layers run behind the prompt."""
-        wanted = request.enabled and prompt.grids and request.pruner.takes_glimpse
+        wanted = pruning.enabled and prompt.grids and pruning.pruner.takes_glimpse
         return self._manifest.glimpse.length if wanted else 0
 
     def decide(
@@ -94,7 +96,7 @@ class Selector:
         images: Sequence[VisualTokens],
         hidden: Tensor,
         attention: Tensor,
-        request: Pruning,
+        pruning: Pruning,
         stats: Stats,
         interrupt: Interrupt,
     ) -> tuple[BoolArray, PruneReport]:
@@ -105,22 +107,22 @@ class Selector:
             images: its encoded images.
             hidden: (1, rows, hidden) behind the lower layers.
             attention: (maps, columns) the last row's, as the lower graph gives it.
-            request: the pruning options.
+            pruning: the pruning options.
             stats: gets the stage times.
             interrupt: ends the request early.
 
         Returns:
             (visual tokens,) keep mask of all the prompt's visual tokens, and the report.
         """
-        pruner, rule, grids, entered = request.pruner, self._rule(request), entry.grids, entry.entered
+        pruner, rule, grids, entered = pruning.pruner, self._rule(pruning), entry.grids, entry.entered
         if pruner.place == BEFORE:
-            return entered, report_pruned(request, rule, entry.scores, entered, entered, grids)
+            return entered, report_pruned(pruning, rule, entry.scores, entered, entered, grids)
         with stats.stage("score"):
-            known = self._known_at_split(entry, images, hidden, attention, request, interrupt)
+            known = self._known_at_split(entry, images, hidden, attention, pruning, interrupt)
         with stats.stage("select"):
-            count = 0 if pruner.adaptive else rules.fixed_count(request, rule, len(entered))
+            count = 0 if pruner.adaptive else rules.fixed_count(pruning, rule, len(entered))
             count = min(count, int(entered.sum()))
-            answers = self._ask(pruner, entry, images, request, count, known, interrupt)
+            answers = self._ask(pruner, entry, images, pruning, count, known, interrupt)
             scores = None
             if answers.dtype == np.bool_:
                 keep = _spread(answers, entered, False)
@@ -128,11 +130,11 @@ class Selector:
                 scores = _spread(answers, entered, -np.inf)
                 keep = rules.select(scores, rule, grids)
             else:
-                answers = weigh(answers, entry, request)
+                answers = weigh(answers, entry, pruning)
                 scores = _spread(answers, entered, 0)
-                keep = _spread(self._best(answers, entry, images, request, count), entered, False)
+                keep = _spread(self._best(answers, entry, images, pruning, count), entered, False)
             keep = rules.add_anchors(keep, rule, grids)
-        return keep, report_pruned(request, rule, scores, keep, entered, grids)
+        return keep, report_pruned(pruning, rule, scores, keep, entered, grids)
 
     def _require(self, pruner: Pruner) -> None:
         """Refuses a method that needs what the bundle does not have."""
@@ -151,14 +153,14 @@ class Selector:
         images: Sequence[VisualTokens],
         hidden: Tensor,
         attention: Tensor,
-        request: Pruning,
+        pruning: Pruning,
         interrupt: Interrupt,
     ) -> dict[str, Array]:
         """Returns the arrays of the split that the method needs, of the tokens that entered."""
         known: dict[str, Array] = {}
-        needs = request.pruner.needs
-        if request.keep_masks is not None:
-            known["keep_mask"] = rules.flat_masks(request.keep_masks, entry.grids)
+        needs = pruning.pruner.needs
+        if pruning.keep_masks is not None:
+            known["keep_mask"] = rules.flat_masks(pruning.keep_masks, entry.grids)
         if "hidden" in needs:
             known["hidden"] = self._evidence.hidden(hidden, entry)
         if any(need in needs for need in ("attention", "glimpse_attention", "glimpse_logits")):
@@ -167,7 +169,7 @@ class Selector:
             if need in needs:
                 known[need] = self._evidence.attention(attention, entry)
         if "glimpse_logits" in needs:
-            logits = self._visual.score(attention, entry.visual_rows, images, entry.cells(), interrupt)
+            logits = self._scorer(attention, entry.visual_rows, images, entry.cells(), interrupt)
             require_finite("score", self._manifest.precision, logits)
             known["glimpse_logits"] = logits
         return known
@@ -177,7 +179,7 @@ class Selector:
         pruner: Pruner,
         entry: Entry,
         images: Sequence[VisualTokens],
-        request: Pruning,
+        pruning: Pruning,
         count: int,
         known: Mapping[str, Array],
         interrupt: Interrupt,
@@ -185,7 +187,7 @@ class Selector:
         """Asks a method about each image; returns its (entered,) scores or mask."""
         keep = _quotas([len(cells) for cells in entry.cells()], count)
         answers = []
-        for given in self._evidence.inputs(pruner, entry, images, keep, request.seed, known):
+        for given in self._evidence.inputs(pruner, entry, images, keep, pruning.seed, known):
             interrupt.check()
             answers.append(_answer(pruner, given))
         if len({answer.dtype for answer in answers}) > 1:
@@ -193,16 +195,16 @@ class Selector:
         return np.concatenate(answers)
 
     def _best(
-        self, scores: FloatArray, entry: Entry, images: Sequence[VisualTokens], request: Pruning, count: int
+        self, scores: FloatArray, entry: Entry, images: Sequence[VisualTokens], pruning: Pruning, count: int
     ) -> BoolArray:
         """Chooses ``count`` of (entered,) scores."""
-        if not request.neighbour_suppression:
+        if not pruning.neighbour_suppression:
             return rules.select_best(scores, count)
         embeds = [self._evidence.embeds(image, own) for image, own in zip(images, entry.cells(), strict=True)]
         return pick_apart(scores, entry, np.concatenate(embeds), count)
 
-    def _rule(self, request: Pruning) -> Rule:
-        return rules.merge(request, self._manifest.pruning)
+    def _rule(self, pruning: Pruning) -> Rule:
+        return rules.merge(pruning, self._manifest.pruning)
 
 
 def _quotas(sizes: Sequence[int], count: int) -> IntArray:

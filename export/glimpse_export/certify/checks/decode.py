@@ -13,13 +13,13 @@ from glimpse_export.certify.checks.head import HeadCheck
 from glimpse_export.certify.measures import measure
 from glimpse_export.certify.measures.bounds import Bounds
 from glimpse_export.certify.measures.record import Recorder
-from glimpse_export.certify.reference.base import BaseModel, Cache, Layer
+from glimpse_export.certify.reference.base import Cache, Layer, Reference
 from glimpse_export.certify.trials.inputs import Inputs
 from glimpse_export.certify.trials.rows import Rows
 from glimpse_export.certify.written.cuts import FAST
 from glimpse_export.certify.written.weights import WeightCheck
 from glimpse_runtime.arrays import BoolArray, FloatArray
-from glimpse_runtime.bundle.bundle import EmbeddingTable
+from glimpse_runtime.bundle.embedding import EmbeddingTable
 
 STAGE = "decode"
 # The best word counts as decided when it leads the next by so many times the allowed error of a logit.
@@ -89,7 +89,7 @@ class Answers:
 
 def check_answers(
     answers: Answers,
-    base: BaseModel,
+    base: Reference,
     parts: tuple[DecoderCheck, DecoderCheck],
     head: HeadCheck,
     weights: WeightCheck,
@@ -124,7 +124,7 @@ def check_answers(
     recorder.at_most(STAGE, None, "different_decided_tokens", differ, 0)
 
 
-def _reference_steps(answers: Answers, base: BaseModel, head: HeadCheck, weights: WeightCheck) -> list[list[int]]:
+def _reference_steps(answers: Answers, base: Reference, head: HeadCheck, weights: WeightCheck) -> list[list[int]]:
     """Lets the reference answer, all prompts together, so that a step reads the weights once; returns its tokens."""
     follow, kept = answers.follow(), answers.owners
     count, cache = kept.prompts, answers.cache

@@ -19,7 +19,7 @@ from glimpse_export.model.architecture import Architecture
 from glimpse_export.weights.precision import INTEGER, coarsest, lower_part
 from glimpse_runtime.arrays import Array, FloatArray
 from glimpse_runtime.bundle.manifest import Manifest, StageSpec
-from glimpse_runtime.inputs.positions import TextRope
+from glimpse_runtime.inputs.rope import TextRope
 
 State = dict[str, Array]
 
@@ -48,7 +48,7 @@ class DecoderCheck:
         self._architecture, self._weights = architecture, weights
         self._recorder, self._bounds = recorder, graph_bounds
         text = manifest.text
-        self._rope = TextRope(text.head_dim, text.rope_theta, text.mrope_section)
+        self._rope = TextRope(text.head_dim, text.rope_theta, text.rope_sections)
         past = [tensor for tensor in spec.inputs if tensor.name.startswith("past.")]
         self._cache_specs = {tensor.name[len("past.") :]: tensor for tensor in past}
         maps = list(self.graph.maker("glimpse_attention").input) if "glimpse_attention" in self.graph.outputs else []

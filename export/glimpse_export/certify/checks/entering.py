@@ -10,7 +10,7 @@ from glimpse_export.certify.trials.inputs import Inputs, Trial
 from glimpse_export.certify.trials.rows import Rows
 from glimpse_export.model.architecture import Architecture
 from glimpse_runtime.arrays import BoolArray, FloatArray, IntArray
-from glimpse_runtime.bundle.bundle import EmbeddingTable
+from glimpse_runtime.bundle.embedding import EmbeddingTable
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,9 @@ def entering(
     for trial in inputs.trials:
         ids = trial.prompt.ids
         is_image = ids == architecture.tokens.image
-        ours.append(_rows(table.rows(ids), is_image, seen[0], trial, length))
-        reference.append(_rows(head.embed(ids).numpy(), is_image, seen[1], trial, length))
+        words = np.where(is_image, 0, ids)
+        ours.append(_rows(table.rows(words), is_image, seen[0], trial, length))
+        reference.append(_rows(head.embed(words).numpy(), is_image, seen[1], trial, length))
         visual.append(np.concatenate([is_image, np.zeros(length, np.bool_)]))
         gates.append(np.concatenate([np.zeros((len(ids), length)), np.eye(length)]).astype(np.float32))
         positions.append(_with_glimpse(trial.prompt.positions, length))
@@ -61,6 +62,6 @@ def _rows(words: FloatArray, is_image: BoolArray, seen: Seen, trial: Trial, leng
 
 
 def _with_glimpse(positions: IntArray, length: int) -> IntArray:
-    """Glimpse rows follow the last prompt row's width position, on all axes."""
+    """Glimpse rows follow the last prompt row's position on the last axis, on all axes."""
     follow = positions[-1, -1] + 1 + np.arange(length)
-    return np.concatenate([positions, np.tile(follow, (3, 1))], axis=1)
+    return np.concatenate([positions, np.tile(follow, (len(positions), 1))], axis=1)

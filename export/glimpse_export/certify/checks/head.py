@@ -10,7 +10,7 @@ from glimpse_export.certify.checks.decoder import DecoderCheck
 from glimpse_export.certify.measures import measure
 from glimpse_export.certify.measures.bounds import Bounds
 from glimpse_export.certify.measures.record import Recorder
-from glimpse_export.certify.reference.base import BaseModel
+from glimpse_export.certify.reference.base import Reference
 from glimpse_export.certify.written.cuts import EXACT, FAST, Piece
 from glimpse_export.certify.written.matrix import runs
 from glimpse_export.certify.written.stored import as_tensor, table_errors
@@ -36,7 +36,7 @@ class HeadCheck:
         manifest: Manifest,
         architecture: Architecture,
         checkpoint: Checkpoint,
-        base: BaseModel,
+        base: Reference,
         upper: DecoderCheck,
         weights: WeightCheck,
         recorder: Recorder,

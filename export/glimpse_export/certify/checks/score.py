@@ -18,8 +18,9 @@ from glimpse_export.certify.written.weights import MEASURE
 from glimpse_export.model.architecture import Architecture
 from glimpse_runtime.arrays import Array, BoolArray, FloatArray
 from glimpse_runtime.bundle.manifest import Manifest, StageSpec
-from glimpse_runtime.inputs.positions import token_rope, token_windows
-from glimpse_runtime.inputs.preprocess import Grid
+from glimpse_runtime.inputs.family import open_family
+from glimpse_runtime.inputs.grid import Grid
+from glimpse_runtime.inputs.rope import token_rope
 from glimpse_runtime.pruning import rule as rules
 from glimpse_runtime.pruning.options import Pruning
 
@@ -212,7 +213,6 @@ def _decided(
 
 
 def _tables(grid: Grid, manifest: Manifest) -> dict[str, Array]:
-    scorer, vision = manifest.scorer, manifest.vision
-    windows = token_windows(grid, vision.window_size, vision.patch_size)
-    cos, sin = token_rope(grid, scorer.head_dim, scorer.rope_theta)
-    return {"cos": cos, "sin": sin, **windows.inputs()}
+    cos, sin = token_rope(grid, manifest.scorer.head_dim, manifest.scorer.rope_theta)
+    every = np.arange(grid.visual_tokens)
+    return {"cos": cos, "sin": sin, **open_family(manifest).score_inputs(grid, every)}

@@ -10,17 +10,16 @@ import torch
 from glimpse_export.certify.measures import measure
 from glimpse_export.certify.measures.bounds import Bounds
 from glimpse_export.certify.measures.record import Recorder
-from glimpse_export.certify.reference.base import BaseModel, Layer
+from glimpse_export.certify.reference.base import Layer, Reference
 from glimpse_export.certify.trials.inputs import Inputs
 from glimpse_export.certify.written.cuts import EXACT, FAST, GraphFile, Piece
 from glimpse_export.certify.written.stored import StoredWeights
 from glimpse_export.certify.written.weights import WeightCheck
-from glimpse_export.model.architecture import Vision
+from glimpse_export.model.architecture import Architecture
 from glimpse_export.weights.precision import INTEGER
-from glimpse_runtime.arrays import Array, FloatArray
+from glimpse_runtime.arrays import FloatArray
 from glimpse_runtime.bundle.manifest import Manifest, StageSpec
-from glimpse_runtime.inputs.positions import patch_windows, vision_rope
-from glimpse_runtime.inputs.preprocess import Patches
+from glimpse_runtime.inputs.family import open_family
 
 STAGE = "vision"
 
@@ -46,9 +45,8 @@ class VisionCheck:
         folder: Path,
         manifest: Manifest,
         stages: Mapping[str, StageSpec],
-        vision: Vision,
-        taps: tuple[int, ...],
-        base: BaseModel,
+        architecture: Architecture,
+        base: Reference,
         weights: WeightCheck,
         inputs: Inputs,
         recorder: Recorder,
@@ -58,13 +56,14 @@ class VisionCheck:
         self._graph = GraphFile(folder / stages[STAGE].file)
         self.stored = StoredWeights(self._graph)
         self._precision = manifest.precision[STAGE]
-        self._vision, self._taps = vision, taps
+        self._depth, self._taps = architecture.vision.depth, architecture.scorer.taps
         self._base, self._weights, self._recorder, self._bounds = base, weights, recorder, bounds
         self._images = inputs.images
         self._grids = [(image.grid.rows, image.grid.columns) for image in inputs.images]
-        self._order = base.patch_order(self._grids)
-        self._cuts = np.cumsum([image.grid.patches for image in inputs.images])[:-1]
-        self._tables = [_tables(image, manifest) for image in inputs.images]
+        self._arranged = base.arrange(self._grids)
+        self._order = self._arranged.order
+        family = open_family(manifest)
+        self._tables = [family.vision_inputs(image.grid) for image in inputs.images]
         self._hidden: list[FloatArray] = []
         self._tapped: dict[int, list[FloatArray]] = {}
         self._reference_taps: dict[int, FloatArray] = {}
@@ -94,7 +93,7 @@ class VisionCheck:
         return reference
 
     def _block(self, index: int, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
-        before = f"block.{index - 1}" if index else "patch_embed"
+        before = _mark(index - 1)
         mine = torch.from_numpy(np.concatenate(self._hidden))[self._order]
         self._hidden, out = self._step(layer, hidden, index, [before], f"block.{index}", mine)
         reference = self._in_order(out)
@@ -109,11 +108,10 @@ class VisionCheck:
 
     def _merge(self, _: int, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
         mine = torch.from_numpy(np.concatenate(self._hidden))[self._order]
-        before = f"block.{self._vision.depth - 1}"
+        before = _mark(self._depth - 1)
         self._embeds, out = self._step(layer, hidden, None, [before], "image_embeds", mine)
-        units = self._order.view(-1, self._vision.merge_unit)[:, 0] // self._vision.merge_unit
         back = torch.empty_like(out)
-        back[units] = out
+        back[self._arranged.token_order] = out
         self._reference_embeds = back.numpy()
         return out
 
@@ -140,8 +138,7 @@ class VisionCheck:
         """Records the error of one part's own contribution, both sides fed with the same input."""
         order = self._order.numpy()
         if end == "image_embeds":
-            unit = self._vision.merge_unit
-            error = measure.relative_l2(found[order[::unit] // unit], expected)
+            error = measure.relative_l2(found[self._arranged.token_order.numpy()], expected)
         elif end == "patch_embed":
             error = measure.relative_l2(found, expected)
         else:
@@ -160,26 +157,21 @@ class VisionCheck:
 
     def _features(self) -> list[FloatArray]:
         """The graph's own taps of the bundle's block outputs; how they are put together is checked here too."""
-        piece = Piece(self._graph, [f"block.{tap}" for tap in self._taps], ["features"])
+        piece = Piece(self._graph, [_mark(tap) for tap in self._taps], ["features"])
         outputs = []
         for index in range(len(self._images)):
-            (out,) = piece({f"block.{tap}": self._tapped[tap][index][None] for tap in self._taps})
+            (out,) = piece({_mark(tap): self._tapped[tap][index][None] for tap in self._taps})
             outputs.append(out)
             for place, tap in enumerate(self._taps):
-                expected = self._mean(self._tapped[tap][index])
+                expected = self._arranged.tap(self._tapped[tap][index])
                 error = measure.relative_l2(out[place], expected)
                 self._recorder.at_most(STAGE, tap, "tap_graph_error", error, self._bounds.graph)
         return outputs
 
     def _reference_seen(self) -> Seen:
-        means = [self._mean(self._reference_taps[tap]) for tap in self._taps]
-        unit = self._vision.merge_unit
-        embeds = np.split(self._reference_embeds, self._cuts // unit)
-        return Seen(embeds, np.split(np.stack(means), self._cuts // unit, axis=1))
-
-    def _mean(self, hidden: FloatArray) -> FloatArray:
-        mean: FloatArray = hidden.reshape(-1, self._vision.merge_unit, hidden.shape[-1]).mean(1)
-        return mean
+        means = [self._arranged.tap(self._reference_taps[tap]) for tap in self._taps]
+        cuts = np.cumsum([image.grid.visual_tokens for image in self._images])[:-1]
+        return Seen(np.split(self._reference_embeds, cuts), np.split(np.stack(means), cuts, axis=1))
 
     def _in_order(self, hidden: torch.Tensor) -> FloatArray:
         """Rows of transformers' blocks in the image processor's order."""
@@ -189,8 +181,6 @@ class VisionCheck:
         return found
 
 
-def _tables(image: Patches, manifest: Manifest) -> Mapping[str, Array]:
-    vision = manifest.vision
-    windows = patch_windows(image.grid, vision.window_size, vision.patch_size)
-    cos, sin = vision_rope(image.grid, vision.head_dim, vision.rope_theta)
-    return {"cos": cos, "sin": sin, **windows.inputs()}
+def _mark(block: int) -> str:
+    """The name in the graph of the states behind a block; -1 is before the first."""
+    return "patch_embed" if block < 0 else f"block.{block}"

@@ -1,23 +1,19 @@
-"""The base model's reference: transformers' own Qwen2.5-VL, weights of one layer at a time.
+"""The base model's reference, as the checks see it: the original's own code, weights of one layer at a time.
 
-The whole model is built without memory and its own ``forward`` runs it, so masks, rotary tables, windows and the order
-of layers are transformers'. Only the layers are replaced by stand-ins that hand each layer to a visitor, who brings
-the weights. This file is the only one that knows transformers, versions 4.57 and later.
+A family builds the whole model without memory and its own ``forward`` runs it, so masks, rotary tables and the order of
+layers are the original's. Only the layers are replaced by stand-ins that hand each layer to a visitor, who brings the
+weights.
 """
 
-import copy
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from PIL import Image
 
-from glimpse_export.certify.reference.libraries import lacking
 from glimpse_runtime.arrays import FloatArray, IntArray
-from glimpse_runtime.bundle.manifest import ImageRules
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -71,104 +67,100 @@ class Cache:
         self.rows[layer] = (key[:, :, rows], value[:, :, rows])
 
 
-class _StandIn(torch.nn.Module):
+class StandIn(torch.nn.Module):
     """Takes a layer's place and gives the call to a visitor."""
 
     attention_type = "full_attention"
 
     def __init__(self, call: Callable[..., Any]) -> None:
+        """Takes what to call in the layer's place."""
         super().__init__()
         self._call = call
 
     def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Hands the call on."""
         return self._call(hidden, args, kwargs)
 
 
-class BaseModel:
-    """transformers' Qwen2.5-VL without weights."""
+@dataclass(frozen=True)
+class Arrangement:
+    """How the rows of the reference's vision states lie in the bundle's, images one behind the other.
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        """Builds the model from the base checkpoint's ``config.json``.
+    Attributes:
+        rows: for each image how many rows its states have.
+        order: (all rows,) where each row of the reference's states lies in the bundle's.
+        token_order: (all visual tokens,) the same for what comes out of the encoder.
+        tap: turns the bundle's states behind a block, of one image or several, into what the scorer reads.
+    """
 
-        Raises:
-            CertificateError: transformers is not installed, or too old.
-        """
-        try:
-            from transformers import Qwen2_5_VLConfig
-            from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
-        except ImportError as error:
-            raise lacking(f"a transformers with Qwen2.5-VL ({error})") from None
-        settings: Any = Qwen2_5_VLConfig(
-            **{key: value for key, value in copy.deepcopy(config).items() if key != "dtype"}
-        )
-        with torch.device("meta"):
-            self._model: Any = Qwen2_5_VLModel(settings)
-        self._model.train(False)
-        self._image_token = settings.image_token_id
-        # Rotary frequencies are computed when a module is made, so these come from a model of the same widths that
-        # has memory, and no layers.
-        bare = copy.deepcopy(settings)
-        bare.vision_config.depth, bare.text_config.num_hidden_layers, bare.text_config.vocab_size = 0, 0, 1
-        bare.text_config.pad_token_id = None
-        tables = Qwen2_5_VLModel(bare)
-        self._model.visual.rotary_pos_emb = tables.visual.rotary_pos_emb
-        self._model.language_model.rotary_emb = tables.language_model.rotary_emb
-        self._blocks, self._layers = list(self._model.visual.blocks), list(self._model.language_model.layers)
-        self._norm = self._model.language_model.norm
-        # Now: when it runs, stand-ins without tensors take the place of the layers.
-        self._names = frozenset(name for name, _ in self._model.named_parameters())
+    rows: tuple[int, ...]
+    order: torch.Tensor
+    token_order: torch.Tensor
+    tap: Callable[[FloatArray], FloatArray]
+
+
+class Reference(Protocol):
+    """The original without weights; ``glimpse_export.model.family.Family.reference`` makes one.
+
+    It shares no code with the family's graph author, positions or preprocessing.
+
+    Attributes:
+        names: names of all tensors of the model, without the LM head.
+        layers: number of decoder layers.
+    """
 
     @property
     def names(self) -> set[str]:
-        """Names of all tensors of the model in a published checkpoint, without the LM head."""
-        names = self._names
-        return {name if name.startswith("visual.") else f"model.{name[len('language_model.') :]}" for name in names}
+        """Names of all tensors of the model, without the LM head."""
+        ...
 
     @property
     def layers(self) -> int:
         """Number of decoder layers."""
-        return len(self._layers)
+        ...
 
     def positions(self, ids: IntArray, grids: Sequence[tuple[int, int]]) -> IntArray:
-        """Returns the (3, tokens) rope positions of a prompt; grids are (rows, columns) of patches."""
-        thw = torch.tensor([[1, rows, columns] for rows, columns in grids])
-        given: dict[str, Any] = {"input_ids": torch.from_numpy(ids)[None], "image_grid_thw": thw if grids else None}
-        if "mm_token_type_ids" in inspect.signature(self._model.get_rope_index).parameters:
-            given["mm_token_type_ids"] = torch.from_numpy((ids == self._image_token).astype(np.int32))[None]
-        found: IntArray = self._model.get_rope_index(**given)[0][:, 0].numpy()
-        return found
+        """Returns the (axes, tokens) rope positions of a prompt; grids are (rows, columns) of patches."""
+        ...
 
-    def patch_order(self, grids: Sequence[tuple[int, int]]) -> torch.Tensor:
-        """(patches,) where each row of the blocks' hidden states lies in the image processor's order."""
-        thw = torch.tensor([[1, rows, columns] for rows, columns in grids])
-        visual = self._model.visual
-        if hasattr(visual, "get_window_index"):
-            units: torch.Tensor = torch.as_tensor(visual.get_window_index(thw)[0])
-        else:
-            from transformers.vision_utils import get_vision_window_index
+    def processed(self, image: Image.Image, rules: Any) -> tuple[FloatArray, tuple[int, int]]:
+        """Returns the patches of an image in the bundle's layout, and their (rows, columns).
 
-            units = get_vision_window_index(thw, visual.spatial_merge_size, visual.window_size, visual.patch_size)[0]
-        unit = int(visual.spatial_merge_size) ** 2
-        return (units[:, None] * unit + torch.arange(unit)).flatten()
+        Args:
+            image: in RGB.
+            rules: the family's image rules.
+        """
+        ...
 
-    @torch.no_grad()
+    def prompt_ids(self, base: Path, question: str, grids: Sequence[tuple[int, int]], image_token: int) -> list[int]:
+        """Returns the ids of a question about some images, by the original's template and tokenizer.
+
+        Args:
+            base: the checkpoint's folder.
+            question: the user's text.
+            grids: (rows, columns) of visual tokens of the images.
+            image_token: the id that stands for a visual token.
+        """
+        ...
+
+    def arrange(self, grids: Sequence[tuple[int, int]]) -> Arrangement:
+        """Returns how vision states lie, for (rows, columns) of patches of some images."""
+        ...
+
     def see(
         self, pixels: FloatArray, grids: Sequence[tuple[int, int]], embed: Visit, block: Visit, merge: Visit
     ) -> None:
-        """Runs the vision encoder on the patches of some images, each part through its visitor."""
-        visual = self._model.visual
-        kept = visual.patch_embed, visual.merger
-        visual.patch_embed = self._stand_in("visual.patch_embed.", kept[0], 0, embed)
-        visual.merger = self._stand_in("visual.merger.", kept[1], 0, merge)
-        visual.blocks = torch.nn.ModuleList(
-            self._stand_in(f"visual.blocks.{index}.", module, index, block) for index, module in enumerate(self._blocks)
-        )
-        try:
-            visual(torch.from_numpy(pixels), torch.tensor([[1, rows, columns] for rows, columns in grids]))
-        finally:
-            visual.patch_embed, visual.merger = kept
+        """Runs the vision encoder on the patches of some images, each part through its visitor.
 
-    @torch.no_grad()
+        Args:
+            pixels: (patches, values) of all images.
+            grids: (rows, columns) of patches of each.
+            embed: gets what turns patches into states, and (patches, values).
+            block: gets every block, and (rows, width) states.
+            merge: gets what turns states into visual tokens, and the states.
+        """
+        ...
+
     def read(
         self, rows: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, layers: range, visit: Visit
     ) -> torch.Tensor:
@@ -176,7 +168,7 @@ class BaseModel:
 
         Args:
             rows: (rows, hidden).
-            positions: (3, rows).
+            positions: (axes, rows).
             mask: (rows, keys) bool, which keys each row sees.
             layers: which layers.
             visit: gets every layer.
@@ -184,35 +176,30 @@ class BaseModel:
         Returns:
             (rows, hidden) after the last of them.
         """
-        text = self._model.language_model
-        text.layers = torch.nn.ModuleList(
-            self._stand_in(f"model.layers.{index}.", self._layers[index], index, visit) for index in layers
-        )
-        text.norm = torch.nn.Identity()
-        allowed = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
-        out = text(
-            inputs_embeds=rows[None],
-            position_ids=positions[:, None],
-            attention_mask={"full_attention": allowed[None, None]},
-            use_cache=False,
-        )
-        found: torch.Tensor = out.last_hidden_state[0]
-        return found
+        ...
 
     def final_norm(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Returns rows after the decoder's last norm."""
-        out: torch.Tensor = torch.func.functional_call(self._norm, {"weight": weight}, (rows,))
-        return out
+        ...
 
-    def _stand_in(self, prefix: str, module: torch.nn.Module, index: int, visit: Visit) -> _StandIn:
-        names = tuple(prefix + name for name, _ in module.named_parameters())
 
-        def call(hidden: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            layer = Layer(names, prefix, module, args, kwargs)
-            out = visit(index, layer, hidden)
-            return (out,) if _returns_tuple(module) else out
+def stand_in(prefix: str, module: torch.nn.Module, index: int, visit: Visit) -> StandIn:
+    """Returns what takes a layer's place: calls go to a visitor, with the layer and its number.
 
-        return _StandIn(call)
+    Args:
+        prefix: of its tensors' names in the checkpoint.
+        module: the layer.
+        index: its number.
+        visit: the visitor.
+    """
+    names = tuple(prefix + name for name, _ in module.named_parameters())
+
+    def call(hidden: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        layer = Layer(names, prefix, module, args, kwargs)
+        out = visit(index, layer, hidden)
+        return (out,) if _returns_tuple(module) else out
+
+    return StandIn(call)
 
 
 def _returns_tuple(module: torch.nn.Module) -> bool:
@@ -220,28 +207,3 @@ def _returns_tuple(module: torch.nn.Module) -> bool:
     import transformers
 
     return int(transformers.__version__.split(".")[0]) < 5 and hasattr(module, "self_attn")
-
-
-def processed(image: Image.Image, rules: ImageRules) -> tuple[FloatArray, tuple[int, int]]:
-    """Returns the patches of an image and their (rows, columns), made by transformers' own image processor."""
-    processor: Any
-    try:
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-        processor = Qwen2VLImageProcessorPil
-    except ImportError:  # before transformers 5 the processor for Pillow images had the plain name
-        from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
-
-        processor = Qwen2VLImageProcessor
-    out = processor(
-        min_pixels=rules.min_pixels,
-        max_pixels=rules.max_pixels,
-        image_mean=list(rules.mean),
-        image_std=list(rules.std),
-        rescale_factor=rules.rescale_factor,
-        patch_size=rules.patch_size,
-        temporal_patch_size=rules.temporal_patch_size,
-        merge_size=rules.merge_size,
-    )(images=[image], return_tensors="np")
-    _, rows, columns = out["image_grid_thw"][0].tolist()
-    return np.asarray(out["pixel_values"], np.float32), (rows, columns)

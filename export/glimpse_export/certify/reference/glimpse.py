@@ -51,19 +51,19 @@ def attention_map(
         hidden: (rows, hidden) what the layer gets.
         weights: the layer's tensors by their names in the checkpoint.
         layer: its number.
-        positions: (3, rows) rope positions.
+        positions: (axes, rows) rope positions.
         keys_seen: (rows,) bool, rows that the prompt consists of.
         wanted: (rows,) bool, its visual tokens.
         architecture: the model.
     """
     text, name = architecture.text, f"model.layers.{layer}"
     y = _rms(hidden, weights[f"{name}.input_layernorm.weight"], text.norm_eps)
-    axis = torch.tensor([a for a, count in enumerate(text.mrope_section) for _ in range(count)])
+    axis = torch.tensor([a for a, count in enumerate(text.rope_sections) for _ in range(count)])
     angles = positions[axis].T.float() * _frequencies(text.head_dim, text.rope_theta)
 
     def heads(part: str) -> torch.Tensor:
         prefix = f"{name}.self_attn.{part}_proj"
-        x = F.linear(y, weights[f"{prefix}.weight"], weights[f"{prefix}.bias"])
+        x = F.linear(y, weights[f"{prefix}.weight"], weights.get(f"{prefix}.bias"))
         return _rotate(x.view(len(y), -1, text.head_dim).transpose(0, 1), angles)
 
     last = int(torch.nonzero(keys_seen)[-1])
@@ -102,9 +102,8 @@ def score_block(
     inverse = _frequencies(q.shape[-1] // 2, _PLANE_THETA)
     angles = torch.cat([axis[:, None].float() * inverse for axis in (rows, columns)], 1)
     scores = _rotate(q, angles) @ _rotate(k, angles).transpose(1, 2) / math.sqrt(q.shape[-1])
-    if scorer.windowed:
-        vision = architecture.vision
-        side = vision.window_size // vision.merge_size // vision.patch_size
+    if scorer.window is not None:
+        side = scorer.window
         window = (rows // side) * (columns.max() // side + 1) + columns // side
         scores = scores.masked_fill(window[:, None] != window, -math.inf)
     mixed = (scores.softmax(-1) @ v).transpose(0, 1).flatten(1)

@@ -2,22 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tokenizers import Tokenizer as HFTokenizer
 
 from glimpse_export.certify.measures.record import Recorder, Stop
-from glimpse_export.certify.reference.base import BaseModel, processed
+from glimpse_export.certify.reference.base import Reference
 from glimpse_export.graphs.dialects import dialect
+from glimpse_export.model.fields import read_json
 from glimpse_export.planning.plan import Plan
-from glimpse_export.source.checkpoint import read_json
-from glimpse_export.source.template import read_template, render_template
+from glimpse_export.source.tokenizer import TOKENIZER
 from glimpse_runtime.arrays import IntArray
 from glimpse_runtime.bundle.manifest import Manifest
-from glimpse_runtime.inputs.positions import mrope_positions
-from glimpse_runtime.inputs.preprocess import Patches, patchify
-from glimpse_runtime.inputs.prompt import Prompt, build_prompt
+from glimpse_runtime.inputs.family import Family, open_family
+from glimpse_runtime.inputs.grid import Patches
+from glimpse_runtime.inputs.prompt import Prompt, build_prompt, place
 from glimpse_runtime.inputs.tokenizer import Tokenizer
 
 STAGE = "preprocess"
@@ -45,11 +45,14 @@ class Inputs:
     trials: tuple[Trial, ...]
 
 
-def prepare(checked: Plan, manifest: Manifest, base: BaseModel, level: str, recorder: Recorder, steps: int) -> Inputs:
+def prepare(
+    checked: Plan, folder: Path, manifest: Manifest, base: Reference, level: str, recorder: Recorder, steps: int
+) -> Inputs:
     """Prepares images and prompts as the runtime does, and compares with transformers.
 
     Args:
         checked: the plan of the export.
+        folder: the written bundle.
         manifest: the bundle's manifest.
         base: the reference.
         level: ``quick`` or ``full``.
@@ -59,21 +62,31 @@ def prepare(checked: Plan, manifest: Manifest, base: BaseModel, level: str, reco
     Raises:
         Stop: no prompt fits into the context.
     """
-    rules = manifest.images
+    family = open_family(manifest)
     pictures = [_picture(*size, seed) for seed, size in enumerate(_SIZES)]
-    chosen = _PROMPTS[level]
+    most = family.images_per_prompt
+    chosen = [(images, question) for images, question in _PROMPTS[level] if most is None or len(images) <= most]
     used = range(1 + max(index for images, _ in chosen for index in images))
     patches = []
     for index in used:
-        ours = patchify(pictures[index], rules)
-        theirs, grid = processed(pictures[index], rules)
+        ours = family.patches(pictures[index])
+        theirs, grid = base.processed(pictures[index], checked.images)
         equal = (ours.grid.rows, ours.grid.columns) == grid and ours.pixel_values.shape == theirs.shape
         wrong = int((ours.pixel_values != theirs).sum()) if equal else ours.pixel_values.size
         recorder.at_most(STAGE, None, "different_pixel_values", wrong, 0)
         patches.append(ours)
     trials = []
     for images, question in chosen:
-        prompt = _prompt(checked, manifest, [patches[index] for index in images], _QUESTIONS[question], recorder)
+        prompt = _prompt(
+            checked,
+            folder,
+            manifest,
+            family,
+            base,
+            [patches[index] for index in images],
+            _QUESTIONS[question],
+            recorder,
+        )
         grids = [(grid.rows, grid.columns) for grid in prompt.grids]
         wrong = int((prompt.positions != base.positions(prompt.ids, grids)).sum())
         recorder.at_most(STAGE, None, "different_positions", wrong, 0)
@@ -95,24 +108,22 @@ def _fitting(trials: Sequence[Trial], checked: Plan, steps: int) -> tuple[Trial,
     return fitting
 
 
-def _prompt(checked: Plan, manifest: Manifest, patches: Sequence[Patches], question: str, recorder: Recorder) -> Prompt:
+def _prompt(
+    checked: Plan,
+    folder: Path,
+    manifest: Manifest,
+    family: Family,
+    base: Reference,
+    patches: Sequence[Patches],
+    question: str,
+    recorder: Recorder,
+) -> Prompt:
     grids = [image.grid for image in patches]
     token = manifest.tokens.image
     if manifest.prompt is None:
-        ids = _plain_ids(checked, [grid.visual_tokens for grid in grids])
-        return Prompt(ids, tuple(grids), mrope_positions(ids, grids, token))
-    source = str(checked.folders.base / "tokenizer.json")
-    prompt = build_prompt(
-        Tokenizer(checked.folders.base / "tokenizer.json"), manifest.prompt, manifest.tokens, question, grids
-    )
-    content = [*({"type": "image"} for _ in grids), {"type": "text", "text": question}]
-    text = render_template(read_template(checked.folders.base), source, [{"role": "user", "content": content}])
-    tokenizer = HFTokenizer.from_file(source)
-    word = str(tokenizer.id_to_token(token))
-    first, *rest = text.split(word)
-    for grid, part in zip(grids, rest, strict=True):
-        first += word * grid.visual_tokens + part
-    expected = tokenizer.encode(first, add_special_tokens=False).ids
+        return place(_plain_ids(checked, [grid.visual_tokens for grid in grids]), grids, token, family)
+    prompt = build_prompt(Tokenizer(folder / TOKENIZER), manifest.prompt, manifest.tokens, family, question, grids)
+    expected = base.prompt_ids(checked.folders.base, question, [grid.merged for grid in grids], token)
     wrong = sum(a != b for a, b in zip(expected, prompt.ids.tolist(), strict=False))
     recorder.at_most(STAGE, None, "different_tokens", wrong + abs(len(expected) - len(prompt.ids)), 0)
     return prompt

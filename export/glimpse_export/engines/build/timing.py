@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from glimpse_runtime.files.atomic import open_atomic
-from glimpse_runtime.bundle.bundle import cache_folder
+from glimpse_runtime.files.places import cache_folder
 from glimpse_runtime.engines.flavours import Installed
 
 log = logging.getLogger("glimpse")

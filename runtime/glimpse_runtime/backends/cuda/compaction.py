@@ -2,29 +2,23 @@
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from glimpse_runtime.arrays import IntArray
+from glimpse_runtime.backends.cuda.memory import Compaction, DeviceMemory, DeviceTensor
 from glimpse_runtime.engines.gpu import Gpu
-
-if TYPE_CHECKING:
-    from glimpse_runtime.backends.cuda.memory import DeviceMemory, DeviceTensor
-
 
 log = logging.getLogger("glimpse")
 
 
-class Compaction(Protocol):
-    """Moves kept rows to the front."""
-
-    def __call__(self, buffers: "Sequence[DeviceTensor]", hidden: "DeviceTensor", keep: IntArray) -> None:
-        """Enqueues it; see ``Backend.compact``."""
-        ...
+def choose_compaction(memory: DeviceMemory, gpu: Gpu | None) -> Compaction:
+    """Returns the kernels that were built for a GPU; where there are none, copies."""
+    return find_kernels(memory, gpu) or CopyCompaction(memory)
 
 
-def find_kernels(memory: "DeviceMemory", gpu: Gpu | None) -> "KernelCompaction | None":
+def find_kernels(memory: DeviceMemory, gpu: Gpu | None) -> "KernelCompaction | None":
     """Returns compaction by the kernel library that was built for a GPU; None if there is none."""
     from glimpse_plugins.errors import PluginError
     from glimpse_plugins.find import find_kernel_library
@@ -44,12 +38,12 @@ def find_kernels(memory: "DeviceMemory", gpu: Gpu | None) -> "KernelCompaction |
 class KernelCompaction:
     """One launch of the kernel library moves the rows of all tensors."""
 
-    def __init__(self, memory: "DeviceMemory", library: Any) -> None:
+    def __init__(self, memory: DeviceMemory, library: Any) -> None:
         """Takes an open ``glimpse_plugins.library.CompactLibrary``."""
         self._memory = memory
         self._library = library
 
-    def __call__(self, buffers: "Sequence[DeviceTensor]", hidden: "DeviceTensor", keep: IntArray) -> None:
+    def __call__(self, buffers: Sequence[DeviceTensor], hidden: DeviceTensor, keep: IntArray) -> None:
         """Enqueues it; see ``Backend.compact``."""
         from glimpse_plugins.library import Keep, KeepForm, cache_rows, hidden_rows
 
@@ -68,11 +62,11 @@ class KernelCompaction:
 class CopyCompaction:
     """Copies of the device: runs of kept rows are gathered in scratch memory and come back as one run."""
 
-    def __init__(self, memory: "DeviceMemory") -> None:
+    def __init__(self, memory: DeviceMemory) -> None:
         """Takes the memory that the tensors lie in."""
         self._memory = memory
 
-    def __call__(self, buffers: "Sequence[DeviceTensor]", hidden: "DeviceTensor", keep: IntArray) -> None:
+    def __call__(self, buffers: Sequence[DeviceTensor], hidden: DeviceTensor, keep: IntArray) -> None:
         """Enqueues it; see ``Backend.compact``."""
         cuts = np.flatnonzero(np.diff(keep, prepend=-1) != 1)  # where a run begins that does not follow the last row
         if not len(cuts):

@@ -3,39 +3,21 @@
 Everything is asynchronous: a call enqueues work on the stream, whose work is done in order. Only ``synchronize`` waits.
 """
 
-import logging
 import threading
 from collections.abc import Callable
 from typing import Any
 
+from glimpse_runtime.backends.cuda.calls import DEVICE, Calls
 from glimpse_runtime.backends.cuda.resources import Event, Graph, Pinned, Resource
-from glimpse_runtime.errors import BackendError
 
-log = logging.getLogger("glimpse")
-
-DEVICE = 0
-"""Number of the device; ``CUDA_VISIBLE_DEVICES`` says which one that is."""
-INSTALL = 'pip install "glimpse-edge[cuda]"'
 _KEEP_ALL_BYTES = 2**64 - 1
-_ADVICE = {
-    "cudaErrorMemoryAllocation": "the GPU has too little memory left: end other programs that use it, or export with a "
-    "smaller --max-context or --max-visual-tokens, --kv-cache-precision fp16 or a precision of int4",
-    "cudaErrorInsufficientDriver": "the driver is older than the package cuda-bindings: bring it up to date, or for a "
-    'driver of CUDA 12 (JetPack 6) run: pip install "cuda-bindings<13"',
-    "cudaErrorNoDevice": "no CUDA device is visible: check nvidia-smi and CUDA_VISIBLE_DEVICES, or use the device cpu",
-    "cudaErrorStreamCaptureUnsupported": "the work cannot be captured in a CUDA graph",
-}
-_LOST = "the GPU's state is lost: end this process and start it again"
-_ADVICE |= dict.fromkeys(("cudaErrorIllegalAddress", "cudaErrorLaunchFailure", "cudaErrorLaunchTimeout"), _LOST)
 
 
-class Cuda:
+class Cuda(Calls):
     """The first CUDA device that the process may see, and one stream on it.
 
     Attributes:
-        runtime: the module ``cuda.bindings.runtime``.
         stream: what all work is enqueued on.
-        open: what has to be given back, in the order in which it was opened.
     """
 
     def __init__(self) -> None:
@@ -44,41 +26,13 @@ class Cuda:
         Raises:
             BackendError: cuda-bindings is not installed, or there is no device or driver that it can use.
         """
-        try:
-            from cuda.bindings import driver, runtime
-        except ImportError as error:
-            raise BackendError(f"the package cuda-bindings cannot be imported ({error}); run: {INSTALL}") from None
-        self.runtime: Any = runtime
-        self.open: dict[Resource, None] = {}
-        self._thread = threading.local()
+        super().__init__()
         self._lock = threading.RLock()  # a collection of garbage may free memory within a call that frees memory
         self._to_free: list[int] | None = None  # while work is captured
-        self.use_here()
-        self.stream = self._new_stream()
+        self.stream: Resource = self._new_stream()
         self._pool: Resource | None = None
-        if self.call("cudaDeviceGetAttribute", runtime.cudaDeviceAttr.cudaDevAttrMemoryPoolsSupported, DEVICE):
-            self._pool = self._own("cudaMemPoolDestroy", self._new_pool(driver))
-
-    def use_here(self) -> None:
-        """Makes the device that of the calling thread, as every call below does; for what others call in CUDA."""
-        if not getattr(self._thread, "uses_it", False):
-            self._call("cudaSetDevice", DEVICE)
-            self._thread.uses_it = True
-
-    def call(self, function: str, *arguments: object) -> Any:
-        """Calls a function of the CUDA runtime and returns its result, None if it has none.
-
-        Raises:
-            BackendError: it failed, or work that was enqueued before did.
-        """
-        self.use_here()
-        return self._call(function, *arguments)
-
-    def _call(self, function: str, *arguments: object) -> Any:
-        error, *values = getattr(self.runtime, function)(*arguments)
-        if error != self.runtime.cudaError_t.cudaSuccess:
-            raise BackendError(f"CUDA: {function} failed with {error.name}: {self._advice(error)}")
-        return values[0] if values else None
+        if self.call("cudaDeviceGetAttribute", self.runtime.cudaDeviceAttr.cudaDevAttrMemoryPoolsSupported, DEVICE):
+            self._pool = self._own("cudaMemPoolDestroy", self._new_pool())
 
     def synchronize(self) -> None:
         """Waits until all work on the stream is done."""
@@ -193,7 +147,7 @@ class Cuda:
             "cudaStreamDestroy", self.call("cudaStreamCreateWithFlags", self.runtime.cudaStreamNonBlocking)
         )
 
-    def _new_pool(self, driver: Any) -> Any:
+    def _new_pool(self) -> Any:
         """A pool that keeps what was given back: requests take and return the same sizes again and again."""
         runtime = self.runtime
         properties = runtime.cudaMemPoolProps()
@@ -202,7 +156,7 @@ class Cuda:
         properties.location.id = DEVICE
         pool = self.call("cudaMemPoolCreate", properties)
         keep = runtime.cudaMemPoolAttr.cudaMemPoolAttrReleaseThreshold
-        self.call("cudaMemPoolSetAttribute", pool, keep, driver.cuuint64_t(_KEEP_ALL_BYTES))
+        self.call("cudaMemPoolSetAttribute", pool, keep, self.driver.cuuint64_t(_KEEP_ALL_BYTES))
         return pool
 
     def _copy(self, kind: Any, source: int, target: int, nbytes: int) -> None:
@@ -219,16 +173,3 @@ class Cuda:
         if error == self.runtime.cudaError_t.cudaSuccess:
             self.release("cudaGraphDestroy", graph)
         self.runtime.cudaGetLastError()  # the failed capture is no error of the next call
-
-    def release(self, function: str, *arguments: object) -> None:
-        """Calls a function on the way out, where an earlier error must not hide behind a new one."""
-        try:
-            self.call(function, *arguments)
-        except BackendError as error:
-            log.debug("while closing: %s", error)
-
-    def _advice(self, error: Any) -> str:
-        if error.name in _ADVICE:
-            return _ADVICE[error.name]
-        text = self.runtime.cudaGetErrorString(error)[1]
-        return text.decode() if isinstance(text, bytes) else str(text)

@@ -4,12 +4,12 @@ import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from glimpse_runtime.arrays import Array, IntArray
 from glimpse_runtime.backends.base import Tensor
-from glimpse_runtime.backends.cuda.compaction import Compaction, CopyCompaction
 from glimpse_runtime.backends.cuda.device import Cuda
 from glimpse_runtime.backends.cuda.transfer import Transfer
 from glimpse_runtime.bundle.memory import ITEM_BYTES
@@ -75,10 +75,23 @@ class Heap:
             self.free(address)
 
 
+class Compaction(Protocol):
+    """Moves kept rows to the front."""
+
+    def __call__(self, buffers: Sequence[DeviceTensor], hidden: DeviceTensor, keep: IntArray) -> None:
+        """Enqueues it; see ``Backend.compact``."""
+        ...
+
+
 class DeviceMemory:
-    """The memory half of ``Backend`` on a CUDA device; all that it does is enqueued on one stream."""
+    """The memory half of ``Backend`` on a CUDA device; all that it does is enqueued on one stream.
+
+    Attributes:
+        compaction: what moves kept rows; the backend chooses it.
+    """
 
     on_host = False
+    compaction: Compaction
 
     def __init__(self, cuda: Cuda) -> None:
         """Allocates what transfers need; the device is its own from now on."""
@@ -89,7 +102,6 @@ class DeviceMemory:
         except BackendError:
             cuda.close()
             raise
-        self._compaction: Compaction = CopyCompaction(self)
 
     @property
     def cuda(self) -> Cuda:
@@ -142,7 +154,7 @@ class DeviceMemory:
 
     def compact(self, buffers: Sequence[Tensor], hidden: Tensor, keep: IntArray) -> None:
         """Moves kept rows to the front; see ``Backend.compact``."""
-        self._compaction([device(buffer) for buffer in buffers], device(hidden), keep)
+        self.compaction([device(buffer) for buffer in buffers], device(hidden), keep)
 
     def save(self, buffers: Sequence[Tensor], rows: int) -> list[Tensor]:
         """Copies rows; see ``Backend.save``."""

@@ -1,20 +1,18 @@
 """What CUDA hands out and wants back: streams and pools, events, graphs, page-locked memory."""
 
 import ctypes
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from glimpse_runtime.arrays import Array
-
-if TYPE_CHECKING:
-    from glimpse_runtime.backends.cuda.device import Cuda
+from glimpse_runtime.backends.cuda.calls import Calls
 
 
 class Resource:
     """Something of CUDA that has to be given back."""
 
-    def __init__(self, cuda: "Cuda", destroy: str, handle: Any) -> None:
+    def __init__(self, cuda: Calls, destroy: str, handle: Any) -> None:
         """Names the function that gives ``handle`` back."""
         self.handle = handle
         self._cuda = cuda
@@ -61,7 +59,7 @@ class Pinned(Resource):
         array: (bytes,) uint8 view of it; must not be used once it is closed.
     """
 
-    def __init__(self, cuda: "Cuda", address: int, nbytes: int) -> None:
+    def __init__(self, cuda: Calls, address: int, nbytes: int) -> None:
         """Wraps an address that ``cudaHostAlloc`` gave."""
         super().__init__(cuda, "cudaFreeHost", address)
         self.address = address

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from glimpse_runtime.backends.base import Tensor
-from glimpse_runtime.backends.cuda.compaction import find_kernels
+from glimpse_runtime.backends.cuda.compaction import CopyCompaction, find_kernels
 from glimpse_runtime.backends.cuda.device import Cuda
 from glimpse_runtime.backends.cuda.memory import DeviceMemory, device
 from glimpse_runtime.backends.trt.compaction import EngineCompaction
 from glimpse_runtime.backends.trt.context import Workspace
-from glimpse_runtime.backends.trt.engine import Shared, TrtEngine
+from glimpse_runtime.backends.trt.engine import TrtEngine
 from glimpse_runtime.backends.trt.in_flight import InFlight
+from glimpse_runtime.backends.trt.shared import Shared
 from glimpse_runtime.backends.trt.source import Source
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.manifest import StageSpec
@@ -43,6 +44,7 @@ class TrtBackend(DeviceMemory):
         found, gpu = installed(name), current_gpu()
         self._setting = Setting.here(found, gpu)
         super().__init__(Cuda())
+        self.compaction = CopyCompaction(self)
         self.name = name
         self.dialects = found.flavour.dialects
         self._found = found
@@ -106,7 +108,7 @@ class TrtBackend(DeviceMemory):
         """The kernel library if it was built for this GPU, else the compact stage's engine, else copies."""
         kernels = find_kernels(self, self._gpu)
         if kernels is not None:
-            self._compaction = kernels
+            self.compaction = kernels
             return
         manifest = bundle.manifest
         stage = manifest.stages_of(manifest.choose_dialect(self.dialects)).get(_COMPACT)
@@ -114,4 +116,4 @@ class TrtBackend(DeviceMemory):
         if stage is not None and stored is not None:
             engine = self._open(bundle, stored, stage, {})
             buffers = [device(tensor) for tensor in state.values()]
-            self._compaction = EngineCompaction(self, engine, list(state), buffers)
+            self.compaction = EngineCompaction(self, engine, list(state), buffers)

@@ -2,39 +2,20 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from glimpse_runtime.backends.base import Tensor
-from glimpse_runtime.backends.cuda.memory import DeviceMemory, DeviceTensor, device
-from glimpse_runtime.backends.trt.context import ALIGNMENT, Context, Workspace
-from glimpse_runtime.backends.trt.in_flight import InFlight
+from glimpse_runtime.backends.cuda.memory import DeviceTensor, device
+from glimpse_runtime.backends.trt.context import ALIGNMENT, Context
 from glimpse_runtime.backends.trt.interface import Profiles, check_tensors
+from glimpse_runtime.backends.trt.shared import Shared
 from glimpse_runtime.backends.trt.source import Source
 from glimpse_runtime.backends.trt.step import Step
 from glimpse_runtime.bundle.manifest import StageSpec, TensorSpec
 from glimpse_runtime.bundle.memory import ITEM_BYTES
-from glimpse_runtime.engines.log import Messages
 from glimpse_runtime.errors import BackendError
 from glimpse_runtime.interrupt import Interrupt
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What the engines of one backend have in common.
-
-    Attributes:
-        memory: device memory and the stream.
-        workspace: scratch memory of all contexts.
-        messages: what TensorRT said.
-        in_flight: how far the host is ahead of the device.
-    """
-
-    memory: DeviceMemory
-    workspace: Workspace
-    messages: Messages
-    in_flight: InFlight
 
 
 class TrtEngine:

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
@@ -11,14 +11,46 @@ from glimpse_runtime.arrays import Array
 from glimpse_runtime.backends.base import Tensor
 from glimpse_runtime.backends.cuda.memory import DeviceTensor, device
 from glimpse_runtime.backends.cuda.resources import Graph, Pinned
-from glimpse_runtime.backends.trt.context import ALIGNMENT
+from glimpse_runtime.backends.trt.context import ALIGNMENT, Context
+from glimpse_runtime.backends.trt.interface import Profiles
+from glimpse_runtime.backends.trt.shared import Shared
+from glimpse_runtime.backends.trt.source import Source
+from glimpse_runtime.bundle.manifest import TensorSpec
 from glimpse_runtime.errors import BackendError
 from glimpse_runtime.interrupt import Interrupt
 
-if TYPE_CHECKING:
-    from glimpse_runtime.backends.trt.engine import TrtEngine
-
 log = logging.getLogger("glimpse")
+
+
+class StepEngine(Protocol):
+    """What a step needs of its engine."""
+
+    shared: Shared
+    source: Source
+    profiles: Profiles
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+
+    @property
+    def turn(self) -> int:
+        """Which of the two buffers of its state tensors comes first."""
+        ...
+
+    def new_context(self, profile: int, for_step: bool) -> Context:
+        """Returns a context on a profile."""
+        ...
+
+    def bind_state(self, context: Context) -> None:
+        """Binds the state tensors."""
+        ...
+
+    def bind_output(self, context: Context, spec: TensorSpec, target: DeviceTensor | None) -> DeviceTensor:
+        """Binds an output."""
+        ...
+
+    def take_turns(self) -> None:
+        """Makes what a run wrote the state that the next one reads."""
+        ...
 
 
 class Step:
@@ -29,7 +61,7 @@ class Step:
     The context is the step's own: another shape in the same context would make a captured graph invalid.
     """
 
-    def __init__(self, engine: "TrtEngine", inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
+    def __init__(self, engine: StepEngine, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
         """Allocates and binds; see ``Engine.prepare``.
 
         Raises:

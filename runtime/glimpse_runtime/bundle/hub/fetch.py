@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from glimpse_runtime.bundle.bundle import is_plain_name
 from glimpse_runtime.bundle.certificate import CERTIFICATE_NAME
 from glimpse_runtime.bundle.hub.download import fetch_file, hub_errors
 from glimpse_runtime.bundle.hub.name import HubId
 from glimpse_runtime.bundle.hub.resume import RESUMED_FROM_BYTES, fetch_large
 from glimpse_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from glimpse_runtime.errors import BundleFormatError, BundleNotFoundError, HubError
+from glimpse_runtime.files.places import is_plain_name
 
 
 def fetch_bundle(hub_id: HubId) -> Path:

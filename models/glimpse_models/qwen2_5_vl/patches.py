@@ -1,70 +1,16 @@
 """Images to patches, in numpy and Pillow: what Qwen2VLImageProcessor (the slow one) does, bit for bit."""
 
-import dataclasses
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from glimpse_models.qwen2_5_vl.record import ImageRules
 from glimpse_runtime.arrays import FloatArray
-from glimpse_runtime.bundle.manifest import ImageRules
-from glimpse_runtime.errors import ImageError, InputError
+from glimpse_runtime.errors import ImageError
+from glimpse_runtime.inputs.grid import Grid, Patches
 
 LARGEST_ASPECT = 200
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The patches of one image: ``rows`` x ``columns``, both multiples of ``merge``."""
-
-    rows: int
-    columns: int
-    merge: int
-
-    @property
-    def patches(self) -> int:
-        """Number of patches."""
-        return self.rows * self.columns
-
-    @property
-    def merged(self) -> tuple[int, int]:
-        """Rows and columns of the merged grid: one cell is one visual token."""
-        return self.rows // self.merge, self.columns // self.merge
-
-    @property
-    def visual_tokens(self) -> int:
-        """Number of visual tokens."""
-        return self.patches // self.merge**2
-
-
-@dataclass(frozen=True)
-class Patches:
-    """One preprocessed image.
-
-    Attributes:
-        pixel_values: (patches, channels * temporal * patch * patch) float32; a row is one patch in
-            (channel, time, y, x) order, the four patches of a merge unit are neighbours.
-        grid: the patch grid.
-        original_size: (width, height) of the image before resizing, in pixels.
-    """
-
-    pixel_values: FloatArray
-    grid: Grid
-    original_size: tuple[int, int]
-
-
-def limited(rules: ImageRules, max_pixels: int) -> ImageRules:
-    """Returns the rules with at most ``max_pixels``; more than they allow already changes nothing.
-
-    Raises:
-        InputError: it is not even one visual token.
-    """
-    smallest = (rules.patch_size * rules.merge_size) ** 2
-    if not isinstance(max_pixels, int) or max_pixels < smallest:
-        raise InputError(f"max_pixels must be at least {smallest} (one visual token), found {max_pixels!r}")
-    upper = min(rules.max_pixels, max_pixels)
-    return dataclasses.replace(rules, min_pixels=min(rules.min_pixels, upper), max_pixels=upper)
 
 
 def smart_resize(height: int, width: int, rules: ImageRules) -> tuple[int, int]:

@@ -1,10 +1,10 @@
-"""Reads ``preprocessor_config.json`` into the manifest's image rules."""
+"""Reads ``preprocessor_config.json`` into the image rules."""
 
 from glimpse_export.errors import CheckpointError, UnsupportedError
-from glimpse_export.model.architecture import Vision
 from glimpse_export.model.fields import Config, Fields
 from glimpse_export.model.refusals import refuse_images
-from glimpse_runtime.bundle.manifest import ImageRules
+from glimpse_models.qwen2_5_vl.architecture import QwenVision
+from glimpse_models.qwen2_5_vl.record import ImageRules
 
 _BICUBIC = 3
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -12,7 +12,7 @@ _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _STEPS = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
 
 
-def read_image_rules(config: Config, vision: Vision, where: str) -> ImageRules:
+def read_image_rules(config: Config, vision: QwenVision, where: str) -> ImageRules:
     """Returns the rules; what the file leaves out takes the defaults of Qwen2VLImageProcessor.
 
     Args:
@@ -24,6 +24,8 @@ def read_image_rules(config: Config, vision: Vision, where: str) -> ImageRules:
         CheckpointError: values that make no sense or do not fit the vision encoder.
         UnsupportedError: a step is switched off, or another resampling filter is asked for.
     """
+    if not config:
+        raise CheckpointError(f"{where} is missing; the checkpoint is incomplete")
     fields = Fields(config, where)
     for step in _STEPS:
         if not fields.get(step, bool, True):

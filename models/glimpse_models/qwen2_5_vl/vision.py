@@ -13,14 +13,13 @@ from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.dialects import Attention, Dialect, Heads
 from glimpse_export.graphs.received import attention_received
 from glimpse_export.graphs.windows import WindowInputs
-from glimpse_export.model.architecture import VISION_NORM_EPS, Architecture
 from glimpse_export.source.checkpoint import Checkpoint
 from glimpse_export.weights.precision import DEFAULT_PRECISION, INTEGER
+from glimpse_models.qwen2_5_vl.architecture import NORM_EPS, QwenVision
 
 
-def expected_tensors(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+def expected_tensors(vision: QwenVision) -> dict[str, tuple[int, ...]]:
     """Returns name and shape of every vision tensor."""
-    vision = architecture.vision
     hidden, merged = vision.hidden_size, vision.hidden_size * vision.merge_unit
     patch = (vision.channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
     shapes: dict[str, tuple[int, ...]] = {
@@ -52,19 +51,20 @@ class VisionAuthor:
 
     def __init__(
         self,
-        architecture: Architecture,
+        vision: QwenVision,
+        taps: tuple[int, ...],
         checkpoint: Checkpoint,
         dialect: Dialect,
         precision: str,
         attention: bool = False,
     ) -> None:
         """Prepares; with ``attention`` the graph also gives what each token receives in the last full attention."""
-        self._received_in = max(architecture.vision.full_attention) if attention else None
+        self._received_in = max(vision.full_attention) if attention else None
         self._form = dialect.linear(precision)
         # Pixels carry detail that a few bits would lose, and the kernel is small: it is never rounded to integers.
         self._kernel_form = dialect.linear(DEFAULT_PRECISION if precision in INTEGER else precision)
-        self._vision = architecture.vision
-        self._taps = architecture.scorer.taps
+        self._vision = vision
+        self._taps = taps
         self._checkpoint = checkpoint
         self._dialect = dialect
 
@@ -95,9 +95,7 @@ class VisionAuthor:
                     self._received(g, normed, prefix, whole)
             else:
                 mixed = self._attention(g, normed, prefix, windowed, windows)
-            normed, h = self._dialect.add_rms_norm(
-                g, mixed, h, self._vector(g, f"{prefix}.norm2.weight"), VISION_NORM_EPS
-            )
+            normed, h = self._dialect.add_rms_norm(g, mixed, h, self._vector(g, f"{prefix}.norm2.weight"), NORM_EPS)
             added = self._dialect.by_rows(g, normed, partial(self._mlp, g, f"{prefix}.mlp"))
             h = g.mark(g.op("Add", h, added), f"block.{block}")
             if block in self._taps:
@@ -146,7 +144,7 @@ class VisionAuthor:
         return self._linear(g, inner, "visual.merger.mlp.2", bounded=False)
 
     def _norm(self, g: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
-        return self._dialect.rms_norm(g, x, self._vector(g, f"{name}.weight"), VISION_NORM_EPS)
+        return self._dialect.rms_norm(g, x, self._vector(g, f"{name}.weight"), NORM_EPS)
 
     def _vector(self, g: GraphBuilder, name: str) -> ir.Value:
         return g.vector(name, self._checkpoint.shapes[name], lambda: self._checkpoint.read(name))
