@@ -93,7 +93,7 @@ def place(context: click.Context, parameter: click.Parameter, path: Path | None)
 @click.option("--split", default="test", type=click.Choice(SPLITS), help="Of scenes, words and numbers.")
 @click.option("--seed", default=0, type=click.IntRange(min=0), help="Of scenes, order, and everything drawn.")
 @click.option("--bundle", help="Folder or hub id; without it the packaged pocket bundle.")
-@click.option("--device", default="cpu", type=click.Choice(DEVICES), help="Where to run.")
+@click.option("--device", default="cpu", type=click.Choice(tuple(DEVICES)), help="Where to run.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads per operator; the engine's choice without it.")
 @click.option(
     "--precisions",

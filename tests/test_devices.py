@@ -30,7 +30,7 @@ def test_installed_means_all_of_its_packages(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("importlib.metadata.version", lambda name: "1.31")
     assert installed_devices() == ("cpu",)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    assert installed_devices() == DEVICES
+    assert installed_devices() == tuple(DEVICES)
 
 
 @pytest.mark.parametrize("device", ["tensorrt", "tensorrt-rtx"])

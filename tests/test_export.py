@@ -23,8 +23,7 @@ from glimpse_export import (
     export,
     plan,
 )
-from glimpse_export.graphs.dialects import DIALECTS
-from glimpse_export.planning.options import DIALECT_NAMES
+from glimpse_export.graphs.dialects import DIALECTS, dialect
 from glimpse_models.qwen2_5_vl.patches import smart_resize
 from glimpse_runtime import load
 from glimpse_runtime.bundle.bundle import Bundle
@@ -281,7 +280,7 @@ def test_listing_and_help_need_no_extra(command: Command, tmp_path: Path) -> Non
 
 
 def test_dialects_of_the_command_are_those_of_the_graphs(command: Command) -> None:
-    assert DIALECT_NAMES == DIALECTS
+    assert [dialect(name).name for name in DIALECTS] == list(DIALECTS)
     assert_one_clear_line(command(EXPORT, "--model", "pocket", "--dialect", "tpu"), "'tpu' is not", code=2)
 
 

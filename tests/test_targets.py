@@ -43,7 +43,7 @@ def test_boards_and_targets_name_what_there_is() -> None:
         assert board.target in TARGETS
         assert board.precision in PRECISION_TARGETS
     for target in TARGETS.values():
-        assert target.precision in PRECISION_TARGETS
+        assert target.recommendation in PRECISION_TARGETS
     for facts in MODELS.values():
         assert set(PRECISION_TARGETS) <= set(facts.precision)
 

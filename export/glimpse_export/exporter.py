@@ -21,11 +21,12 @@ from glimpse_export.write.manifest import draft_manifest, without_files
 from glimpse_export.write.output import checked_output, is_taken, missing_bytes
 from glimpse_export.write.runner import StageRunner
 from glimpse_export.write.sources import read_sources
-from glimpse_export.write.stages import WEIGHT_STAGES, stage_and_dialect, weight_bytes
+from glimpse_export.write.stages import WEIGHT_STAGES, weight_bytes
 from glimpse_export.write.stamps import certifier_code, file_spec, stamp_of
 from glimpse_export.write.work import WorkFolder, stage_folder
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.certificate import CERTIFICATE_NAME
+from glimpse_runtime.bundle.dialects import stage_and_dialect
 from glimpse_runtime.bundle.manifest import MANIFEST_NAME, FileSpec, Manifest, StageSpec
 from glimpse_runtime.errors import BundleDamagedError, BundleFormatError
 from glimpse_runtime.files.atomic import write_text

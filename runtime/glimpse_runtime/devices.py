@@ -1,22 +1,82 @@
-"""Where a bundle can run, by name. Nothing is imported to tell."""
+"""Where a bundle can run, in one table. Nothing is imported to tell."""
 
+from dataclasses import dataclass
 from importlib import metadata, util
 
 _CUDA = "cuda.bindings"
-# What each device needs: modules, and one of some distributions where the module's name does not tell them apart.
-_MODULES = {
-    "cpu": ("onnxruntime",),
-    "cuda": ("onnxruntime", _CUDA),
-    "tensorrt": ("tensorrt", _CUDA),
-    "tensorrt-rtx": ("tensorrt_rtx", _CUDA),
+
+
+@dataclass(frozen=True)
+class Device:
+    """One place to run.
+
+    Attributes:
+        name: what ``load(device=)`` and ``glimpse-run --device`` call it.
+        target: what ``glimpse-export --target`` calls it.
+        modules: what has to be installed.
+        distribution: the package that has to be, where a module's name does not tell two apart.
+        backend: module and class that run a bundle there.
+        takes_threads: whether a number of CPU threads can be chosen.
+        builds_engines: whether bundles are built into engines on the machine that runs them.
+        widens_weights: whether what runs there holds weights of fp16 and bf16 as float32.
+        recommendation: whose recommended precision a model gets there, in ``glimpse_models.facts.TARGETS``.
+    """
+
+    name: str
+    target: str
+    modules: tuple[str, ...]
+    backend: tuple[str, str]
+    recommendation: str
+    distribution: str | None = None
+    takes_threads: bool = False
+    builds_engines: bool = False
+    widens_weights: bool = False
+
+
+_TRT = ("glimpse_runtime.backends.trt", "TrtBackend")
+DEVICES = {
+    device.name: device
+    for device in (
+        Device(
+            "cpu",
+            "cpu",
+            ("onnxruntime",),
+            ("glimpse_runtime.backends.ort", "OrtBackend"),
+            "cpu",
+            takes_threads=True,
+            widens_weights=True,
+        ),
+        Device(
+            "cuda",
+            "ort-cuda",
+            ("onnxruntime", _CUDA),
+            ("glimpse_runtime.backends.ort_cuda", "OrtCudaBackend"),
+            "ort-cuda",
+            distribution="onnxruntime-gpu",
+            takes_threads=True,
+        ),
+        Device("tensorrt", "tensorrt", ("tensorrt", _CUDA), _TRT, "tensorrt", builds_engines=True),
+        Device("tensorrt-rtx", "tensorrt-rtx", ("tensorrt_rtx", _CUDA), _TRT, "tensorrt", builds_engines=True),
+    )
 }
-_CUDA_PROVIDER = "onnxruntime-gpu"
-DEVICES = tuple(_MODULES)
+DEFAULT_DEVICE = "cpu"
 
 
 def installed_devices() -> tuple[str, ...]:
     """Returns the devices whose packages are installed; whether there is a GPU is seen when a bundle is loaded."""
-    return tuple(name for name in DEVICES if all(map(_is_there, _MODULES[name])) and _has_provider(name))
+    return tuple(name for name, device in DEVICES.items() if _is_installed(device))
+
+
+def _is_installed(device: Device) -> bool:
+    if not all(map(_is_there, device.modules)):
+        return False
+    if device.distribution is None:
+        return True
+    try:
+        metadata.version(device.distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _is_there(module: str) -> bool:
@@ -24,13 +84,3 @@ def _is_there(module: str) -> bool:
         return util.find_spec(module) is not None
     except (ImportError, ValueError):  # of a package around it, or of a stand-in
         return False
-
-
-def _has_provider(device: str) -> bool:
-    if device != "cuda":
-        return True
-    try:
-        metadata.version(_CUDA_PROVIDER)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

@@ -9,9 +9,9 @@ from glimpse_export.certify.measures.record import NON_FINITE, Recorder, Stop
 from glimpse_export.errors import CertificateError
 from glimpse_export.planning.plan import Plan
 from glimpse_export.weights.precision import Precision
-from glimpse_export.write.stages import stage_and_dialect
 from glimpse_runtime._version import __version__
 from glimpse_runtime.bundle.certificate import CERTIFICATE_NAME, CERTIFICATE_VERSION, Certificate, Check
+from glimpse_runtime.bundle.dialects import stage_and_dialect
 from glimpse_runtime.bundle.manifest import Manifest
 from glimpse_runtime.files.atomic import write_text
 

@@ -8,10 +8,11 @@ import click
 
 from glimpse_export.cli.request import board_of, build_options, export_options, target_of
 from glimpse_export.planning.boards import BOARDS, Budget, parse_budget
-from glimpse_export.planning.options import CERTIFY_LEVELS, DIALECT_NAMES
+from glimpse_export.planning.options import CERTIFY_LEVELS
 from glimpse_export.planning.targets import TARGETS
 from glimpse_export.weights.precision import CACHE_PRECISIONS, PRECISIONS
 from glimpse_models.listing import listing
+from glimpse_runtime.bundle.dialects import DIALECTS
 from glimpse_runtime.cli import terminal
 
 _COUNT = click.IntRange(min=1)
@@ -88,7 +89,7 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
 @click.option(
     "--dialect",
     "dialects",
-    type=click.Choice(DIALECT_NAMES),
+    type=click.Choice(DIALECTS),
     multiple=True,
     help="Family of inference engines the graphs are written for; may be given several times, weights are shared. By "
     "default what the target needs.",

@@ -10,8 +10,7 @@ from glimpse_export.planning.options import ExportOptions
 from glimpse_export.planning.targets import DEFAULT_TARGET, TARGETS, default_dialects
 from glimpse_export.weights.precision import Precision
 from glimpse_models import find
-
-_ONNXRUNTIME = "ort"
+from glimpse_runtime.bundle.dialects import ORT
 
 
 def target_of(words: Mapping[str, Any]) -> str:
@@ -69,9 +68,9 @@ def build_options(words: Mapping[str, Any], dialect: str | None = None) -> Build
 def _precision(words: Mapping[str, Any], board: Board | None, target: str, dialects: tuple[str, ...]) -> Precision:
     """What was asked for; without ``--precision`` what the registry recommends for a model on its target."""
     parts = {part: words[f"{part}_precision"] for part in Precision.parts()}
-    gpu = _ONNXRUNTIME not in dialects
+    gpu = ORT not in dialects
     facts = find(words["model"]) if words["precision"] is None else None
     if facts is None or Path(words["model"]).is_dir():
         return Precision.choose(words["precision"], gpu, **parts)
-    recommended = facts.precision[board.precision if board else TARGETS[target].precision]
+    recommended = facts.precision[board.precision if board else TARGETS[target].recommendation]
     return Precision.choose(recommended.text, gpu, **{**parts, "vision": parts["vision"] or recommended.vision})

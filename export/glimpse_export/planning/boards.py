@@ -7,6 +7,8 @@ import difflib
 import re
 from dataclasses import dataclass
 
+from glimpse_runtime.bundle.dialects import OPSET24, PLAIN
+
 _UNITS = {
     "": 1,
     "KB": 10**3,
@@ -21,7 +23,7 @@ _UNITS = {
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Z]*)")
 
 # Dialects of one bundle share their weights, so a board whose JetPack is not known gets both.
-_EITHER_JETPACK = ("opset24", "plain")
+_EITHER_JETPACK = (OPSET24, PLAIN)
 _ORIN_SOFTWARE = "JetPack 6: TensorRT 10.3; JetPack 7.2: 10.16"
 
 
@@ -72,7 +74,7 @@ def _desktop(memory_gib: int, precision: str) -> Board:
         None,
         "TensorRT-RTX 1.7",
         target="tensorrt-rtx",
-        dialects=("opset24",),
+        dialects=(OPSET24,),
         precision=precision,
         shared=False,
     )

@@ -2,7 +2,7 @@
 
 from glimpse_export.errors import UnsupportedError
 from glimpse_export.graphs import decoder
-from glimpse_export.graphs.dialects import DIALECTS, dialect
+from glimpse_export.graphs.dialects import dialect
 from glimpse_export.model.family import ModelConfigs, find_family
 from glimpse_export.model.fields import read_json
 from glimpse_export.planning.options import ExportOptions
@@ -14,6 +14,7 @@ from glimpse_export.source.lora import Lora
 from glimpse_export.source.merged import MergedCheckpoint
 from glimpse_export.source.resolve import resolve
 from glimpse_export.source.trained_pruners import find_files
+from glimpse_runtime.bundle.dialects import DIALECTS
 
 
 def make_plan(options: ExportOptions) -> Plan:

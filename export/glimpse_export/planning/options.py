@@ -6,9 +6,8 @@ from glimpse_export.planning.boards import Budget
 from glimpse_export.planning.targets import DEFAULT_TARGET
 from glimpse_export.weights.precision import Precision
 from glimpse_runtime.bundle.certificate import LEVELS
+from glimpse_runtime.bundle.dialects import DIALECTS, ORT
 
-DIALECT_NAMES = ("ort", "opset24", "plain")
-DEFAULT_DIALECTS = ("ort",)
 CERTIFY_LEVELS = (*LEVELS, "off")
 
 
@@ -22,7 +21,7 @@ class ExportOptions:
         lora: hub id or folder of a LoRA adapter that is merged into the base; None is the registry's, or none.
         revision: branch, tag or commit of the model's hub repository; None is the registry's, or the main branch.
         target: where the bundle is going to run, in ``targets.TARGETS``; memory is estimated for it.
-        dialects: which families of inference engines there are graphs for; in the order of ``DIALECT_NAMES`` and each
+        dialects: which families of inference engines there are graphs for; in the order of ``DIALECTS`` and each
             once, whatever was given.
         precision: what every stage's matrices are written in.
         head_parts: how many products the LM head is made of; more than one where a board has too little memory for
@@ -43,7 +42,7 @@ class ExportOptions:
     lora: str | None = None
     revision: str | None = None
     target: str = DEFAULT_TARGET
-    dialects: tuple[str, ...] = DEFAULT_DIALECTS
+    dialects: tuple[str, ...] = (ORT,)
     precision: Precision = field(default_factory=Precision)
     head_parts: int = 1
     vision_attention: bool = False
@@ -57,6 +56,6 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         """Puts the dialects in order; unknown ones come last."""
-        known = [name for name in DIALECT_NAMES if name in self.dialects]
-        unknown = [name for name in self.dialects if name not in DIALECT_NAMES]
+        known = [name for name in DIALECTS if name in self.dialects]
+        unknown = [name for name in self.dialects if name not in DIALECTS]
         object.__setattr__(self, "dialects", (*known, *unknown))

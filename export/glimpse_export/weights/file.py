@@ -14,7 +14,7 @@ from types import TracebackType
 import numpy as np
 import onnx_ir as ir
 
-from glimpse_export.weights.journal import Entry, StoredTensor, journal_of, read_journal, write_journal
+from glimpse_export.weights.journal import JournalLine, StoredTensor, journal_of, read_journal, write_journal
 from glimpse_runtime.arrays import Array
 from glimpse_runtime.bundle.manifest import FileSpec
 
@@ -81,7 +81,7 @@ class WeightFile(WeightLayout):
         path.touch()
         # Without a buffer of its own a full disk is reported by the write that met it, not again by close.
         self._file = path.open("r+b", buffering=0)
-        self._entries: list[Entry] = []
+        self._entries: list[JournalLine] = []
         # The hash's states behind the tensors of an earlier run: as long as all entries are such, one for each.
         self._kept: list[hashlib._Hash] = []
         self._digest = hashlib.sha256()
@@ -131,7 +131,7 @@ class WeightFile(WeightLayout):
             self._write(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
         written = self._file.tell() - tensor.offset
         assert written == tensor.nbytes, f"{name}: wrote {written} bytes instead of {tensor.nbytes}"
-        self._entries.append(Entry(name, tensor, self._digest.hexdigest()))
+        self._entries.append(JournalLine(name, tensor, self._digest.hexdigest()))
         if self._end - self._journalled >= _JOURNAL_EACH_BYTES:
             self._save_journal()
 

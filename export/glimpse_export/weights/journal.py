@@ -37,7 +37,7 @@ class StoredTensor:
 
 
 @dataclass(frozen=True)
-class Entry:
+class JournalLine:
     """One tensor; ``sha256`` is the hash of the whole file up to the tensor's end."""
 
     name: str
@@ -50,7 +50,7 @@ def journal_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.journal")
 
 
-def write_journal(path: Path, entries: Sequence[Entry]) -> None:
+def write_journal(path: Path, entries: Sequence[JournalLine]) -> None:
     """Replaces the journal in one step; it is small beside the weights it speaks of."""
     lines = []
     for entry in entries:
@@ -60,14 +60,14 @@ def write_journal(path: Path, entries: Sequence[Entry]) -> None:
     write_text(path, "".join(lines))
 
 
-def read_journal(path: Path, file: str) -> list[Entry]:
+def read_journal(path: Path, file: str) -> list[JournalLine]:
     """Returns the entries about a weight file called ``file``; none without a journal."""
-    entries: list[Entry] = []
+    entries: list[JournalLine] = []
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             name, offset, nbytes, dtype, shape, sha256 = json.loads(line)
             tensor = StoredTensor(file, int(offset), int(nbytes), ir.DataType[dtype], tuple(map(int, shape)))
-            entries.append(Entry(name, tensor, sha256))
+            entries.append(JournalLine(name, tensor, sha256))
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return entries

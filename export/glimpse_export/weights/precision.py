@@ -4,15 +4,42 @@ from dataclasses import dataclass, fields
 
 from glimpse_export.errors import UnsupportedError
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
-CACHE_PRECISIONS = ("fp32", "fp16", "bf16")
 DEFAULT_PRECISION = "fp32"
-STORED_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-INTEGER = ("int8", "int4")
-BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4}
-# What the KV cache is stored in, by the precision of the whole, where it is not float32.
-_CACHES = {"fp16": "fp16"}
-_GPU_CACHES = {"fp16": "fp16", "bf16": "bf16", "int8": "fp16", "int4": "fp16"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One precision.
+
+    Attributes:
+        name: its name.
+        bits: of one stored number.
+        dtype: what is stored; None for integers in blocks, with a scale each.
+        cache: what the KV cache is stored in where the whole model has this precision.
+        gpu_cache: the same for GPUs alone.
+    """
+
+    name: str
+    bits: int
+    dtype: str | None
+    cache: str = DEFAULT_PRECISION
+    gpu_cache: str = "fp16"
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind(DEFAULT_PRECISION, 32, "float32", gpu_cache=DEFAULT_PRECISION),
+        Kind("fp16", 16, "float16", cache="fp16"),
+        Kind("bf16", 16, "bfloat16", gpu_cache="bf16"),
+        Kind("int8", 8, None),
+        Kind("int4", 4, None),
+    )
+}
+PRECISIONS = tuple(KINDS)
+STORED_DTYPES = {name: kind.dtype for name, kind in KINDS.items() if kind.dtype is not None}
+CACHE_PRECISIONS = tuple(STORED_DTYPES)
+INTEGER = tuple(name for name, kind in KINDS.items() if kind.dtype is None)
 
 
 @dataclass(frozen=True)
@@ -60,7 +87,8 @@ class Precision:
         base = whole or DEFAULT_PRECISION
         chosen = dict.fromkeys(cls.parts(), base)
         chosen["vision"] = "int8" if base == "int4" else base
-        chosen["kv_cache"] = (_GPU_CACHES if gpu else _CACHES).get(base, DEFAULT_PRECISION)
+        if base in KINDS:
+            chosen["kv_cache"] = KINDS[base].gpu_cache if gpu else KINDS[base].cache
         for part, name in parts.items():
             if part not in chosen:
                 raise UnsupportedError(f"no part {part!r} has a precision of its own; parts: {', '.join(chosen)}")
@@ -76,7 +104,7 @@ class Precision:
 
 def coarsest(*names: str) -> str:
     """Returns the precision of the fewest bits."""
-    return min(names, key=BITS.__getitem__)
+    return min(names, key=lambda name: KINDS[name].bits)
 
 
 def lower_part(tensor: str) -> str:

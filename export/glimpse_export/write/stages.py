@@ -20,13 +20,12 @@ from glimpse_export.weights.journal import StoredTensor
 from glimpse_export.weights.precision import DEFAULT_PRECISION, INTEGER
 from glimpse_export.write.sources import Sources
 from glimpse_export.write.stamps import file_spec, writers_code
+from glimpse_runtime.bundle.dialects import graph_name
 from glimpse_runtime.bundle.manifest import EmbeddingSpec, FileSpec
 
 # The parts of an architecture that weights and graphs follow.
 _PARTS = ("text", "vision", "glimpse", "scorer")
 _EMBEDDING = "model.embed_tokens.weight"
-# The dialect whose graphs are named after their stage alone.
-_UNMARKED = "ort"
 
 
 @dataclass(frozen=True)
@@ -95,17 +94,6 @@ def _embedding(plan: Plan, weights: WeightLayout) -> Iterator[GraphBuilder]:
         lambda: (table.read(*bounds).astype(spec.dtype) for bounds in table.runs()),
     )
     yield from ()
-
-
-def graph_name(stage: str, dialect_name: str) -> str:
-    """Returns the name of a stage's graph, which is its file's without ``.onnx``."""
-    return stage if dialect_name == _UNMARKED else f"{stage}.{dialect_name}"
-
-
-def stage_and_dialect(name: str) -> tuple[str, str]:
-    """Returns what a graph's name says: the stage and the dialect."""
-    stage, _, dialect_name = name.partition(".")
-    return stage, dialect_name or _UNMARKED
 
 
 def _dialects(plan: Plan) -> Iterator[Dialect]:

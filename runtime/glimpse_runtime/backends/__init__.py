@@ -1,5 +1,6 @@
 """Inference engines behind one small seam."""
 
+import importlib
 import os
 
 from glimpse_runtime.backends.base import Backend, Engine, Tensor
@@ -21,21 +22,15 @@ def open_backend(device: str, threads: int | None = None) -> Backend:
     most = 4 * (os.cpu_count() or 1)
     if threads is not None and not 1 <= threads <= most:
         raise InputError(f"threads must lie in 1..{most} on this machine, found {threads}")
-    if device == "cpu":
-        from glimpse_runtime.backends.ort import OrtBackend
-
-        return OrtBackend(threads)
-    if device == "cuda":
-        from glimpse_runtime.backends.ort_cuda import OrtCudaBackend
-
-        return OrtCudaBackend(threads)
-    if device in ("tensorrt", "tensorrt-rtx"):
-        if threads is not None:
-            raise InputError(f"threads are for the devices cpu and cuda, not for {device}")
-        from glimpse_runtime.backends.trt import TrtBackend
-
-        return TrtBackend(device)
-    raise BackendError(f"unknown device {device!r}; this version has: {', '.join(DEVICES)}")
+    found = DEVICES.get(device)
+    if found is None:
+        raise BackendError(f"unknown device {device!r}; this version has: {', '.join(DEVICES)}")
+    if threads is not None and not found.takes_threads:
+        able = " and ".join(name for name, other in DEVICES.items() if other.takes_threads)
+        raise InputError(f"threads are for the devices {able}, not for {device}")
+    module, name = found.backend
+    opened: Backend = getattr(importlib.import_module(module), name)(device, threads)
+    return opened
 
 
 __all__ = ["Backend", "Engine", "Tensor", "open_backend"]

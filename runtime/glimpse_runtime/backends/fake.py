@@ -7,6 +7,7 @@ import numpy as np
 from glimpse_runtime.backends.base import Tensor
 from glimpse_runtime.backends.host import HostMemory, host
 from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.dialects import DIALECTS
 from glimpse_runtime.bundle.manifest import StageSpec
 from glimpse_runtime.interrupt import Interrupt
 
@@ -15,7 +16,7 @@ class FakeBackend(HostMemory):
     """Host memory like the CPU backend's, engines that compute nothing."""
 
     name = "fake"
-    dialects: tuple[str, ...] = ("ort", "opset24", "plain")
+    dialects: tuple[str, ...] = DIALECTS
 
     def __init__(self, merge_unit: int = 4) -> None:
         """Needs no library; ``merge_unit`` patches become one visual token."""

@@ -13,7 +13,9 @@ from glimpse_runtime.arrays import Array
 from glimpse_runtime.backends.base import Tensor
 from glimpse_runtime.backends.host import HostMemory, host
 from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.dialects import DIALECTS
 from glimpse_runtime.bundle.manifest import StageSpec, TensorSpec
+from glimpse_runtime.devices import DEFAULT_DEVICE
 from glimpse_runtime.errors import BackendError
 from glimpse_runtime.interrupt import Interrupt
 
@@ -33,15 +35,19 @@ _FOR_GPUS = "onnxruntime lacks an operator; a graph in bfloat16 needs a GPU; exp
 class OrtBackend(HostMemory):
     """Runs graphs with onnxruntime's CPU provider."""
 
-    name = "cpu"
-    dialects: tuple[str, ...] = ("ort", "opset24", "plain")
+    dialects: tuple[str, ...] = DIALECTS
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, name: str = DEFAULT_DEVICE, threads: int | None = None) -> None:
         """Imports onnxruntime.
+
+        Args:
+            name: of the device.
+            threads: per operator; None lets onnxruntime choose.
 
         Raises:
             BackendError: onnxruntime is not installed.
         """
+        self.name = name
         self._ort = import_onnxruntime("cpu")
         self._options = session_options(self._ort, threads)
 

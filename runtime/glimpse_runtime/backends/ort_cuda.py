@@ -15,6 +15,7 @@ from glimpse_runtime.backends.cuda.device import Cuda
 from glimpse_runtime.backends.cuda.memory import DeviceMemory, DeviceTensor, device
 from glimpse_runtime.backends.ort import OrtEngine, import_onnxruntime, open_session, session_options
 from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.dialects import ORT
 from glimpse_runtime.bundle.manifest import StageSpec, TensorSpec
 from glimpse_runtime.engines.gpu import current_gpu
 from glimpse_runtime.errors import BackendError
@@ -32,15 +33,19 @@ _ELEMENT_TYPES = {"bfloat16": 16}  # onnx.TensorProto.BFLOAT16, a type that nump
 class OrtCudaBackend(DeviceMemory):
     """Runs graphs with onnxruntime's CUDA provider, on the stream that also moves the data."""
 
-    name = "cuda"
-    dialects: tuple[str, ...] = ("ort",)
+    dialects: tuple[str, ...] = (ORT,)
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, name: str, threads: int | None = None) -> None:
         """Imports onnxruntime and opens the GPU.
+
+        Args:
+            name: of the device.
+            threads: per operator of the host; None lets onnxruntime choose.
 
         Raises:
             BackendError: onnxruntime has no CUDA provider, or cuda-bindings or the GPU is missing.
         """
+        self.name = name
         self._ort = import_onnxruntime("gpu")
         if _PROVIDER not in self._ort.get_available_providers():
             raise BackendError(f"the onnxruntime that is installed has no {_PROVIDER}; {_INSTALL}")

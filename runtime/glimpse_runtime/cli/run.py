@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from glimpse_runtime.cli import terminal
-from glimpse_runtime.devices import DEVICES
+from glimpse_runtime.devices import DEFAULT_DEVICE, DEVICES
 
 if TYPE_CHECKING:
     from glimpse_runtime.session.answer import Answer
@@ -38,8 +38,8 @@ def _pruners() -> str:
 )
 @click.option(
     "--device",
-    type=click.Choice(DEVICES),
-    default=DEVICES[0],
+    type=click.Choice(tuple(DEVICES)),
+    default=DEFAULT_DEVICE,
     envvar="GLIMPSE_DEVICE",
     show_envvar=True,
     help="Where to run. cuda needs a GPU and the extra gpu; the TensorRT devices need engines that "

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from glimpse_runtime.bundle.dialects import OPSET24, PLAIN
 from glimpse_runtime.engines.wheel import repair_rtx_wheel
 from glimpse_runtime.errors import BackendError
 
@@ -53,7 +54,7 @@ _10_3 = Flavour(
     "tensorrt",
     "tensorrt",
     (10, 3),
-    dialects=("plain",),
+    dialects=(PLAIN,),
     typed_by_flag=True,
     resolution="function",
     fused_attention=False,
@@ -64,7 +65,7 @@ _10_3 = Flavour(
 )
 _10_7 = replace(_10_3, since=(10, 7), resolution="registered")
 _10_13 = replace(_10_7, since=(10, 13), streams=True)
-_10_15 = replace(_10_13, since=(10, 15), dialects=("opset24", "plain"), resolution="attribute", fused_attention=True)
+_10_15 = replace(_10_13, since=(10, 15), dialects=(OPSET24, PLAIN), resolution="attribute", fused_attention=True)
 _11 = replace(_10_15, since=(11,), typed_by_flag=False)
 _RTX = replace(
     _11,

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from glimpse_runtime.bundle.dialects import ORT
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -48,7 +50,7 @@ NATIVE: Mapping[str, Bounds] = {
 
 def bounds_for(dialect: str, *precisions: str) -> Bounds:
     """Returns the bounds of a figure that several precisions have a part in; the loosest count."""
-    table = BOUNDS if dialect == "ort" else NATIVE
+    table = BOUNDS if dialect == ORT else NATIVE
     parts = [table[name] for name in precisions]
 
     def widest(name: str) -> Any:

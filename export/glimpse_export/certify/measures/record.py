@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from glimpse_export.write.stages import graph_name
 from glimpse_runtime.arrays import Array
 from glimpse_runtime.bundle.certificate import Check
+from glimpse_runtime.bundle.dialects import ORT, graph_name
 
 NON_FINITE = "non_finite"
 _OF_NO_DIALECT = ("preprocess", "checkpoint", "embedding")
@@ -28,7 +28,7 @@ class Recorder:
     """
 
     checks: list[Check] = field(default_factory=list)
-    dialect: str = "ort"
+    dialect: str = ORT
 
     def of(self, dialect: str) -> "Recorder":
         """Returns a recorder for another dialect, into the same list."""

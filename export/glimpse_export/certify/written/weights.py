@@ -7,7 +7,7 @@ import torch
 
 from glimpse_export.certify.measures.record import Recorder
 from glimpse_export.certify.written.stored import StoredWeights, as_tensor
-from glimpse_export.weights.precision import BITS
+from glimpse_export.weights.precision import KINDS
 from glimpse_runtime.arrays import FloatArray
 
 MEASURE = "wrong_weights"
@@ -47,7 +47,7 @@ class WeightCheck:
         """
         total = 0
         for name, original in list(weights.items()):
-            least = BITS[precision(name)] if original.ndim > 1 else 32
+            least = KINDS[precision(name)].bits if original.ndim > 1 else 32
             weights[name], wrong = stored.compare(name, original)
             if stored.bits(name) < least:
                 wrong = original.numel()

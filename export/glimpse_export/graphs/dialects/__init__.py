@@ -1,15 +1,15 @@
 """How a model's building blocks are spelled in ONNX: one file per family of inference engines."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from glimpse_export.errors import UnsupportedError
 from glimpse_export.graphs.dialects.base import Attention, DecoderStep, Dialect, Heads, WindowKeys
 from glimpse_export.graphs.dialects.opset24 import Opset24Dialect
 from glimpse_export.graphs.dialects.ort import OrtDialect
 from glimpse_export.graphs.dialects.plain import PlainDialect
+from glimpse_runtime.bundle.dialects import DIALECTS, OPSET24, ORT, PLAIN
 
-_DIALECTS: dict[str, Callable[[], Dialect]] = {"ort": OrtDialect, "opset24": Opset24Dialect, "plain": PlainDialect}
-DIALECTS: Sequence[str] = tuple(_DIALECTS)
+_SPELLINGS: dict[str, Callable[[], Dialect]] = {ORT: OrtDialect, OPSET24: Opset24Dialect, PLAIN: PlainDialect}
 
 
 def dialect(name: str) -> Dialect:
@@ -18,9 +18,9 @@ def dialect(name: str) -> Dialect:
     Raises:
         UnsupportedError: there is no such dialect.
     """
-    if name not in _DIALECTS:
-        raise UnsupportedError(f"unknown dialect {name!r}; this version writes: {', '.join(DIALECTS)}")
-    return _DIALECTS[name]()
+    if name not in _SPELLINGS:
+        raise UnsupportedError(f"unknown dialect {name!r}; this version writes: {', '.join(_SPELLINGS)}")
+    return _SPELLINGS[name]()
 
 
 __all__ = ["DIALECTS", "Attention", "DecoderStep", "Dialect", "Heads", "WindowKeys", "dialect"]

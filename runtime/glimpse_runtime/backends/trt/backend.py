@@ -32,11 +32,12 @@ class TrtBackend(DeviceMemory):
     Nothing is built here: a robot must not stand still for minutes because a file is missing.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, threads: int | None = None) -> None:
         """Imports TensorRT and opens the GPU.
 
         Args:
             name: ``tensorrt`` or ``tensorrt-rtx``.
+            threads: of no use here.
 
         Raises:
             BackendError: TensorRT, cuda-bindings or the GPU is missing or cannot be used.
