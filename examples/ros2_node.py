@@ -1,4 +1,4 @@
-"""A ROS 2 node that answers questions about a camera; see docs/robots.md for its topics and parameters.
+"""A ROS 2 node that answers questions about a camera; see docs/use/robots.md for its topics and parameters.
 
 python examples/ros2_node.py --ros-args -r image:=/camera/image_raw -p timeout_s:=0.5
 """

@@ -3,7 +3,6 @@
 
 import json
 import runpy
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,15 +12,24 @@ from conftest import ROOT
 
 for package in ("onnxruntime", "skimage", "sklearn", "matplotlib", "onnx_ir", "torch"):
     pytest.importorskip(package)
-sys.path.append(str(ROOT / "benchmarks"))
 
-import accuracy
-from comparison import picture, precisions, tables
-from comparison.asking import NO_PICTURE, Asker
-from comparison.measure import ask_all, measure
-from comparison.ways import BLIND, DROPPED, GLIMPSE, METHOD, ORACLE, RANDOM_AT_SPLIT, TWO_STAGE, UNPRUNED, Way
 from PIL import Image
 
+from benchmarks.accuracy import accuracy
+from benchmarks.accuracy.comparison import picture, precisions, tables
+from benchmarks.accuracy.comparison.asking import NO_PICTURE, Asker
+from benchmarks.accuracy.comparison.measure import ask_all, measure
+from benchmarks.accuracy.comparison.ways import (
+    BLIND,
+    DROPPED,
+    GLIMPSE,
+    METHOD,
+    ORACLE,
+    RANDOM_AT_SPLIT,
+    TWO_STAGE,
+    UNPRUNED,
+    Way,
+)
 from glimpse_models.pocket.scenes.heldout import samples
 from glimpse_models.pocket.scenes.relevant import relevant_tokens
 from glimpse_runtime import Session, load
@@ -200,12 +208,13 @@ def test_a_bundle_compared_with_itself_is_the_same() -> None:
 
 
 def test_page_and_picture_are_made_from_the_result(tmp_path: Path) -> None:
-    made = runpy.run_path(str(ROOT / "docs" / "make_accuracy.py"))
-    assert (ROOT / "docs" / "accuracy.md").read_text() == made["render"](), "run: python docs/make_accuracy.py"
+    made = runpy.run_path(str(ROOT / "docs" / "make" / "make_accuracy.py"))
+    figures = ROOT / "docs" / "figures"
+    assert (figures / "accuracy.md").read_text() == made["render"](), "run: python docs/make/make_accuracy.py"
     result = made["result"]()
     picture.draw(result, tmp_path / "picture.svg")
     drawn = (tmp_path / "picture.svg").read_text()
-    committed = (ROOT / "docs" / "images" / "accuracy.svg").read_text()
+    committed = (figures / "images" / "accuracy.svg").read_text()
     for series, rows in picture.lines(result["rows"]):
         for text in (drawn, committed):
             assert f">{series}" in text

@@ -3,27 +3,24 @@
 
 import itertools
 import random
-import sys
 from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 for package in ("onnxruntime", "skimage", "sklearn", "matplotlib", "onnx_ir", "torch"):
     pytest.importorskip(package)
-sys.path.append(str(ROOT / "benchmarks"))
 
-import accuracy
-from comparison import precisions, ways
-from comparison.asking import Reply
-from comparison.intervals import Bootstrap
-from comparison.measure import shuffled
-from comparison.results import Results
-from comparison.ways import GLIMPSE, METHOD, RANDOM_AT_SPLIT, TWO_STAGE, UNPRUNED, Way
 from PIL import Image
 
+from benchmarks.accuracy import accuracy
+from benchmarks.accuracy.comparison import precisions, ways
+from benchmarks.accuracy.comparison.asking import Reply
+from benchmarks.accuracy.comparison.intervals import Bootstrap
+from benchmarks.accuracy.comparison.measure import shuffled
+from benchmarks.accuracy.comparison.results import Results
+from benchmarks.accuracy.comparison.ways import GLIMPSE, METHOD, RANDOM_AT_SPLIT, TWO_STAGE, UNPRUNED, Way
 from glimpse_models.pocket.scenes.questions import Question
 from glimpse_models.pocket.scenes.relevant import relevant_tokens
 from glimpse_models.qwen2_5_vl.patches import patch_grid

@@ -13,11 +13,9 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("skimage")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
-sys.path.append(str(ROOT / "benchmarks"))
 
-import adaptive
-from adaptive import Asked
-
+from benchmarks.accuracy import adaptive
+from benchmarks.accuracy.adaptive import Asked
 from glimpse_models.pocket.controlled import SIDES
 from glimpse_models.pocket.scenes.questions import MAX_COUNT, TYPES
 from glimpse_runtime.bundle.bundle import Bundle
@@ -92,15 +90,15 @@ def test_mistakes_get_one_line(
 
 
 def test_the_page_is_made_from_the_report() -> None:
-    made = runpy.run_path(str(ROOT / "docs" / "make_adaptive.py"))["render"]()
-    assert (ROOT / "docs" / "adaptive.md").read_text() == made, "run: python docs/make_adaptive.py"
+    made = runpy.run_path(str(ROOT / "docs" / "make" / "make_adaptive.py"))["render"]()
+    assert (ROOT / "docs" / "figures" / "adaptive.md").read_text() == made, "run: python docs/make/make_adaptive.py"
 
 
 def test_the_report_is_of_the_packaged_weights() -> None:
-    report = json.loads((ROOT / "docs" / "adaptive.json").read_text())
+    report = json.loads((ROOT / "docs" / "figures" / "adaptive.json").read_text())
     manifest = Bundle.open(packaged_bundle()).manifest
     found = (report["base_sha256"], report["adapter_sha256"], report["threshold"])
     source = manifest.model.source
     assert found == (source.base_sha256, source.adapter_sha256, manifest.pruning.threshold), (
-        "run: python benchmarks/adaptive.py --json > docs/adaptive.json && python docs/make_adaptive.py"
+        "run: the two commands at the end of docs/figures/adaptive.md"
     )

@@ -400,7 +400,7 @@ def test_unnamed_places_are_reported(golden: Path, tmp_path: Path, monkeypatch: 
 
 
 def test_the_bounds_in_the_documents_are_the_code_s() -> None:
-    lines = (ROOT / "docs" / "certificate.md").read_text().splitlines()
+    lines = (ROOT / "docs" / "bundle" / "certificate.md").read_text().splitlines()
     native = {f"native {name}": bounds for name, bounds in NATIVE.items() if bounds != BOUNDS[name]}
     for precision, bounds in {**BOUNDS, **native}.items():
         values = [getattr(bounds, field.name) for field in dataclasses.fields(bounds)]

@@ -1,4 +1,4 @@
-"""The tables of docs/tensorrt.md and docs/jetson.md are those of the code."""
+"""The tables of docs/bundle/tensorrt.md and docs/use/jetson.md are those of the code."""
 
 import pytest
 from conftest import ROOT
@@ -8,8 +8,8 @@ from glimpse_export.planning.targets import TARGETS
 from glimpse_models.qwen2_5_vl.model_3b import FACTS
 from glimpse_runtime.engines.flavours import FLAVOURS, Flavour
 
-TENSORRT = (ROOT / "docs" / "tensorrt.md").read_text(encoding="utf-8")
-JETSON = (ROOT / "docs" / "jetson.md").read_text(encoding="utf-8")
+TENSORRT = (ROOT / "docs" / "bundle" / "tensorrt.md").read_text(encoding="utf-8")
+JETSON = (ROOT / "docs" / "use" / "jetson.md").read_text(encoding="utf-8")
 
 
 def yes(value: bool) -> str:

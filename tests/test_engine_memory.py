@@ -44,7 +44,7 @@ MEASURED = [
 
 
 def test_the_estimate_covers_what_was_measured() -> None:
-    """TensorRT-RTX 1.7.1 on a CPU, figures of docs/tensorrt.md."""
+    """TensorRT-RTX 1.7.1 on a CPU, figures of docs/bundle/tensorrt.md."""
     for total, integer, peak_mib in MEASURED:
         peak = (peak_mib << 20) - total
         assert peak <= build_memory(Weights(total, integer), RTX, None).host_bytes <= 1.9 * peak

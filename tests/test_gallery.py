@@ -14,7 +14,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("skimage")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
-sys.path.append(str(ROOT / "docs"))
+sys.path.append(str(ROOT / "docs" / "make"))
 
 import make_gallery
 from make_gallery import Exhibit, View
@@ -25,7 +25,7 @@ from glimpse_runtime import Session
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.packaged import packaged_bundle
 
-PAGE = ROOT / "docs" / "gallery.md"
+PAGE = ROOT / "docs" / "figures" / "gallery.md"
 WITH_CONDITIONS = {"china.jpg", "flower.jpg"}
 """Photographs whose licence, CC BY, has conditions."""
 
@@ -56,10 +56,10 @@ def test_the_page_lists_every_picture_and_no_other() -> None:
 def test_the_gallery_shows_the_packaged_weights() -> None:
     text = PAGE.read_text()
     if not shown(PAGE):
-        pytest.skip("the gallery has no pictures yet; run: python docs/make_gallery.py")
+        pytest.skip("the gallery has no pictures yet; run: python docs/make/make_gallery.py")
     source = Bundle.open(packaged_bundle()).manifest.model.source
-    assert f"base `{source.base_sha256[:12]}`" in text, "run: python docs/make_gallery.py"
-    assert f"adapter `{source.adapter_sha256[:12]}`" in text, "run: python docs/make_gallery.py"
+    assert f"base `{source.base_sha256[:12]}`" in text, "run: python docs/make/make_gallery.py"
+    assert f"adapter `{source.adapter_sha256[:12]}`" in text, "run: python docs/make/make_gallery.py"
 
 
 def test_only_held_out_photographs_without_conditions_are_shown() -> None:

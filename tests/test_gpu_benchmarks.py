@@ -1,4 +1,4 @@
-"""The measurements of benchmarks/gpu, on stand-ins of a GPU and without one."""
+"""The measurements of benchmarks/speed/gpu, on stand-ins of a GPU and without one."""
 
 import importlib.util
 import json
@@ -16,7 +16,7 @@ from gpu_stand_in import ORIN, build, plug_in, put_in_gpu
 
 from glimpse_runtime.backends import ort_cuda
 
-GPU = ROOT / "benchmarks" / "gpu"
+GPU = ROOT / "benchmarks" / "speed" / "gpu"
 NO_GPU = 3
 
 

@@ -96,7 +96,7 @@ def test_an_answer_needs_no_heavy_library() -> None:
 
 
 def test_links_of_the_documents_lead_somewhere() -> None:
-    documents = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]
+    documents = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]
     for document in documents:
         for link in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8")):
             if not link.startswith("http"):
@@ -111,7 +111,7 @@ def test_documented_options_exist() -> None:
     commands = (run_command, export_command, inspect_command)
     known = {option for command in commands for p in command.params for option in p.opts}
     known |= {"--help", "--extra"}
-    text = "\n".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+    text = "\n".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
     for block in re.findall(r"glimpse-(?:run|export|inspect)[^\n`]*", text):
         for option in re.findall(r"(--[a-z][a-z-]+)", block):
             assert option in known, f"{option} in: {block}"

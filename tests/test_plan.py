@@ -222,7 +222,7 @@ def test_command_prints_the_plan_as_text_and_json(command: Command) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="accounts as Linux does")
 def test_benchmark_measures_a_child(tmp_path: Path, golden: Path) -> None:
-    script = ROOT / "benchmarks" / "export_size.py"
+    script = ROOT / "benchmarks" / "export" / "export_size.py"
     words = ["--checkpoint", golden, "--out", tmp_path / "bundle", "--json", "--", "--no-tokenizer"]
     done = subprocess.run(
         [sys.executable, script, *map(str, words)], capture_output=True, text=True, timeout=120, check=False

@@ -10,7 +10,7 @@ POCKET = ROOT / "models" / "glimpse_models" / "pocket"
 
 
 def test_tables_are_up_to_date():
-    spec = importlib.util.spec_from_file_location("make_pocket", ROOT / "docs" / "make_pocket.py")
+    spec = importlib.util.spec_from_file_location("make_pocket", ROOT / "docs" / "make" / "make_pocket.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     text = module.PAGE.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A dora node that answers questions about the newest image; see docs/robots.md for its inputs and outputs."""
+"""A dora node that answers questions about the newest image; see docs/use/robots.md for its inputs and outputs."""
 
 from pathlib import Path
 

@@ -3,22 +3,18 @@
 import ctypes
 import os
 import shutil
-import sys
 from functools import cache
 from typing import Protocol
 
 import numpy as np
 import pytest
 from compaction_cases import Case
-from conftest import ROOT
 
 from glimpse_plugins.build import build_host, build_plugin
 from glimpse_plugins.errors import PluginError
 from glimpse_plugins.library import CompactLibrary, Keep, KeepForm, Rows, cache_rows, hidden_rows, position_rows
 from glimpse_plugins.toolchain import find_nvcc, gpu_architecture
 from glimpse_runtime.backends.compact import Compacted
-
-sys.path.append(str(ROOT / "benchmarks" / "gpu"))
 
 GUARD_BYTES, GUARD = 512, 0xA5
 
@@ -157,7 +153,7 @@ def gpu_library() -> tuple[CompactLibrary, Memory]:
         find_nvcc()
     except PluginError as error:
         pytest.skip(str(error))
-    from driver import Gpu
+    from benchmarks.speed.gpu.driver import Gpu
 
     return CompactLibrary(build_plugin().library), Gpu()
 

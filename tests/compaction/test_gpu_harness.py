@@ -1,4 +1,4 @@
-"""The measurements of benchmarks/gpu, run against a driver whose device memory is host memory."""
+"""The measurements of benchmarks/speed/gpu, run against a driver whose device memory is host memory."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def harness(*arguments: str | Path, driver: Path | None = None) -> subprocess.Co
     environment = {**os.environ, "PYTHONPATH": roots}
     if driver is not None:
         environment["LD_LIBRARY_PATH"] = str(driver)
-    command = [sys.executable, ROOT / "benchmarks" / "gpu" / "compaction.py", *arguments]
+    command = [sys.executable, ROOT / "benchmarks" / "speed" / "gpu" / "compaction.py", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 

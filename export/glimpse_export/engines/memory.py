@@ -1,6 +1,6 @@
 """Whether a build fits into memory, before it starts: the system would end it half an hour later without a word.
 
-TensorRT-RTX was measured on a CPU (docs/tensorrt.md); of full TensorRT and of the boards nothing was.
+TensorRT-RTX was measured on a CPU (docs/bundle/tensorrt.md); of full TensorRT and of the boards nothing was.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a figure may be, by precision: the one table; docs/certificate.md gives the reasons."""
+"""What a figure may be, by precision: the one table; docs/bundle/certificate.md gives the reasons."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace

@@ -1,1 +1,0 @@
-"""Compares ways of pruning in the deployed pipeline; ``benchmarks/accuracy.py`` is the command."""

@@ -1,0 +1,1 @@
+"""What an export, and building engines after it, take."""
