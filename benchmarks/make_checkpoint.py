@@ -14,15 +14,17 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
-from checkpoints.adapters import write_adapter
-from checkpoints.draw import Piece, draw_piece
-from checkpoints.files import MARKED_TOKENS, Vocabulary, adapter_config, base_files
-from checkpoints.shards import SHARD_BYTES, write_shards
-from checkpoints.towers import Decoder, Tower
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.export.checkpoints.adapters import write_adapter
+from benchmarks.export.checkpoints.draw import Piece, draw_piece
+from benchmarks.export.checkpoints.files import MARKED_TOKENS, Vocabulary, adapter_config, base_files
+from benchmarks.export.checkpoints.shards import SHARD_BYTES, write_shards
+from benchmarks.export.checkpoints.towers import Decoder, Tower
 from glimpse_export.graphs import decoder, vision
 from glimpse_export.model.configuration import read_architecture
 from glimpse_models import MODELS, Dims

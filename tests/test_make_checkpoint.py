@@ -2,22 +2,18 @@
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 pytest.importorskip("onnx_ir")
 pytest.importorskip("torch")
-sys.path.append(str(ROOT / "benchmarks"))
 
-import make_checkpoint
-from checkpoints.draw import Recipe, draw
-from checkpoints.towers import Decoder
-from make_checkpoint import cut, write
-
+from benchmarks import make_checkpoint
+from benchmarks.export.checkpoints.draw import Recipe, draw
+from benchmarks.export.checkpoints.towers import Decoder
+from benchmarks.make_checkpoint import cut, write
 from glimpse_export import ExportOptions, export, plan
 from glimpse_export.source.checkpoint import Checkpoint
 from glimpse_models import MODELS, Dims

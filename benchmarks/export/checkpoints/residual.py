@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from checkpoints.draw import Recipe, stream_of
+from benchmarks.export.checkpoints.draw import Recipe, stream_of
 
 JITTER = 0.1
 ATTENTION_SHARE = 0.15

@@ -10,7 +10,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from checkpoints.draw import Piece, pieces
+from benchmarks.export.checkpoints.draw import Piece, pieces
 
 SHARD_BYTES = 3_900_000_000
 _ITEM = 2

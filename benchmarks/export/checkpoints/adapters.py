@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from checkpoints.draw import Recipe, draw
-from checkpoints.residual import Residual
+from benchmarks.export.checkpoints.draw import Recipe, draw
+from benchmarks.export.checkpoints.residual import Residual
 from glimpse_export.model.architecture import Architecture
 from glimpse_export.source.adapter import expected_tensors
 

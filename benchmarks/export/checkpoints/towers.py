@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from checkpoints.draw import Recipe, draw, stream_of
-from checkpoints.residual import MARK, Residual
+from benchmarks.export.checkpoints.draw import Recipe, draw, stream_of
+from benchmarks.export.checkpoints.residual import MARK, Residual
 from glimpse_export.model.architecture import Architecture
 
 SHARPNESS = 1.3
