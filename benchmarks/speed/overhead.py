@@ -15,6 +15,7 @@ from glimpse_runtime.arrays import FloatArray
 from glimpse_runtime.backends.fake import FakeBackend
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.manifest import Manifest, StageSpec, TensorSpec
+from glimpse_runtime.bundle.packaged import packaged_bundle
 from glimpse_runtime.steps.pipeline import Pipeline
 
 LAYERS, LOWER = 36, 24
@@ -50,7 +51,7 @@ def letters_only(tokens: Sequence[int], logits: FloatArray) -> FloatArray:
 
 def measure(steps: int) -> float:
     """Returns the median milliseconds from one token to the next."""
-    opened = Bundle.open()
+    opened = Bundle.open(packaged_bundle())
     bundle = dataclasses.replace(opened, manifest=deep(opened.manifest))
     times_ms = []
     with Session(bundle, Pipeline(bundle, FakeBackend())) as vlm:

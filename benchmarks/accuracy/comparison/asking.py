@@ -18,7 +18,7 @@ from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.pruners import BEFORE
 from glimpse_runtime.pruning.report import PruneReport
 from glimpse_runtime.session.request import make_request
-from glimpse_runtime.session.scene import SceneState
+from glimpse_runtime.session.scene_cache import SceneState
 from glimpse_runtime.stats import Stats
 
 PREFILL = ("preselect", "lower", "score", "select", "compact", "upper")

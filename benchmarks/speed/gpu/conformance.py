@@ -108,7 +108,8 @@ def run_model(folder: Path, device: str, precision: str) -> bool:
 
 def build(folder: Path, device: str) -> None:
     """Builds the engines of a bundle."""
-    from glimpse_export.engines.builder import BuildOptions, build_engines
+    from glimpse_export.engines.builder import build_engines
+    from glimpse_export.engines.options import BuildOptions
 
     build_engines(folder, BuildOptions(device, plugin=False), print)
 

@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from glimpse_models.qwen2_5_vl.patches import patch_grid, patchify
 from glimpse_runtime import BackendError, Pruning, Session, load
 from glimpse_runtime.backends.cuda.device import Cuda
 from glimpse_runtime.backends.cuda.resources import Event
+from glimpse_runtime.inputs.family import open_family
 from glimpse_runtime.inputs.prompt import Prompt, place
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.stats import Stats
@@ -73,18 +73,18 @@ class Request:
         """Draws noise."""
         rows = next(side for side in range(math.isqrt(visual_tokens), 0, -1) if visual_tokens % side == 0)
         manifest = vlm.bundle.manifest
-        side = manifest.images.patch_size * manifest.images.merge_size
+        family, side = open_family(manifest), manifest.vision.patch_size * manifest.vision.merge_size
         size = (side * rows, side * (visual_tokens // rows), 3)
         picture = _picture(np.random.default_rng(0).integers(0, 256, size, np.uint8))
-        grid = patch_grid(picture, manifest.images)
+        grid = family.grid(picture)
         if grid.visual_tokens != visual_tokens:
             raise SystemExit(
                 f"an image of {visual_tokens} visual tokens is resized to {grid.visual_tokens}; name another number"
             )
-        self.patches = patchify(picture, manifest.images)
+        self.patches = family.patches(picture)
         words = np.full(text_tokens, WORD)
         self.ids = np.concatenate([words[:10], np.full(visual_tokens, manifest.tokens.image), words[10:]])
-        self.prompt: Prompt = place(self.ids, (grid,), manifest.tokens.image)
+        self.prompt: Prompt = place(self.ids, (grid,), manifest.tokens.image, family)
 
 
 def run(vlm: Session, request: Request, pruning: Pruning, steps: int) -> dict[str, float]:
