@@ -1,0 +1,1 @@
+"""Builds one engine, in a process of its own."""
