@@ -15,7 +15,9 @@ _OUT = "--out"
 class GlimpseExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]
     """Hands its words to the click command, whose parameters stay the only list of options there is."""
 
-    COMMAND = CommandInfo(name="glimpse", help="Export Qwen2.5-VL with a GlimpsePrune adapter for glimpse-run.")
+    COMMAND = CommandInfo(
+        name="glimpse", help="Export a vision-language model with a GlimpsePrune adapter for glimpse-run."
+    )
 
     @staticmethod
     def parse_args(parser: argparse.ArgumentParser) -> None:

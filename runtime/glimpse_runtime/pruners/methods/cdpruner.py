@@ -3,8 +3,8 @@
 Zhang et al., "Beyond Attention or Similarity: Maximizing Conditional Diversity for Token Pruning in MLLMs", NeurIPS
 2025, arXiv 2506.10967; reference ``encode_images`` in Theia-4869/CDPruner (Apache-2.0).
 
-Relevance to the question: the reference takes CLIP's text encoder, whose similarities it negates. A Qwen2.5-VL has no
-such encoder; as in OpenVINO GenAI, relevance is the plain cosine between visual tokens and the question's token
+Relevance to the question: the reference takes CLIP's text encoder, whose similarities it negates. No bundle has
+such an encoder; as in OpenVINO GenAI, relevance is the plain cosine between visual tokens and the question's token
 embeddings, and it enters the kernel as exp(alpha * relevance), the reference's own variant, with theta 0.5.
 
 It holds a float32 of each pair of tokens, and one for each token and kept token. When what is left lies in the span of

@@ -6,7 +6,7 @@ multiplied by the inverse of a smooth, exponential trend over the token's number
 
 The reference measures the trend once per model on a data set; here it is fitted to the scores of the image at hand, so
 it needs no calibration, but takes a part of what truly lies low in the image with it. Its second half, attention to
-padding, has no meaning here: Qwen2.5-VL's images are not padded.
+padding, is left out: most images have none, and where a model pads, a padded cell counts as any other.
 """
 
 import numpy as np

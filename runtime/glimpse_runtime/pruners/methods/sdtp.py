@@ -4,7 +4,7 @@ Tao et al., "Saliency-driven Dynamic Token Pruning for Large Language Models", a
 layers, trained with a ranking loss to follow gradient times input, scores the tokens' hidden states at several
 layers. A graph that is cut once has one such place, the split; a method before layer 0 can be the stage before it.
 
-Where the image stands before the question, as in Qwen2.5-VL's prompts, the hidden states of its tokens know nothing of
+Where the image stands before the question, as in the prompts here, the hidden states of its tokens know nothing of
 the question: the same tokens stay whatever is asked.
 
 Weights come from ``pruner.sdtp.npz`` in the bundle; ``WEIGHTS`` has their shapes.

@@ -1,8 +1,9 @@
 """VisionZip: the tokens that the vision encoder attends to most, and a few evenly spaced ones for the rest.
 
 Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models", CVPR 2025, arXiv 2412.04467;
-reference ``visionzip/clip_encoder.py`` in dvlab-research/VisionZip (Apache-2.0) and its port to Qwen2.5-VL: attention
-of the last block, mean over heads, summed over queries and over the patches of a token.
+reference ``visionzip/clip_encoder.py`` in dvlab-research/VisionZip (Apache-2.0) and its port to Qwen2.5-VL. A vision
+encoder with a class token gives what that looks at; another the attention of the last block that sees the whole image,
+mean over heads, summed over queries and over the patches of a token.
 
 Differences: the reference adds the mean of the dropped tokens to the evenly spaced ones; nothing is merged here, kept
 tokens are what the model made. Shares of both kinds are those of its 64 tokens, 54 and 10.
