@@ -14,14 +14,14 @@ from glimpse_export.engines.build.report import NetworkReport, read_network
 from glimpse_export.engines.build.timing import TimingCache
 from glimpse_export.engines.build.writer import write_engine
 from glimpse_export.errors import BuildError
-from glimpse_runtime.files.atomic import open_atomic, write_text
 from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.manifest import Manifest, StageSpec
 from glimpse_runtime.engines.flavours import Installed
 from glimpse_runtime.engines.key import has_compaction
 from glimpse_runtime.engines.log import Messages, make_logger
 from glimpse_runtime.engines.profiles import EngineProfile
 from glimpse_runtime.engines.store import EngineRecord, engine_file, engine_folder, report_file, write_record
-from glimpse_runtime.bundle.manifest import Manifest, StageSpec
+from glimpse_runtime.files.atomic import open_atomic, write_text
 
 # Whose precision a stage's matrices have, in the manifest's names.
 _PARTS = {

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from glimpse_export.engines.build.report import LayerInfo, NetworkReport, TensorInfo
 from glimpse_export.errors import BuildError
 from glimpse_export.weights.precision import INTEGER, STORED_DTYPES
-from glimpse_runtime.engines.key import COMPACTION
 from glimpse_runtime.bundle.manifest import StageSpec, TensorSpec
+from glimpse_runtime.engines.key import COMPACTION
 
 _PLUGIN = ("PLUGIN_V3", "PLUGIN_V2", "PLUGIN")
 _MATMUL, _CONSTANT, _DEQUANTIZE, _SHAPE = "MATRIX_MULTIPLY", "CONSTANT", "DEQUANTIZE", "SHAPE"

@@ -4,9 +4,9 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
+from glimpse_runtime.bundle.records import read_record
 from glimpse_runtime.engines.key import EngineKey
 from glimpse_runtime.engines.profiles import EngineProfile
-from glimpse_runtime.bundle.records import read_record
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from glimpse_runtime.engines.flavours import Installed
 from glimpse_runtime.files.atomic import open_atomic
 from glimpse_runtime.files.places import cache_folder
-from glimpse_runtime.engines.flavours import Installed
 
 log = logging.getLogger("glimpse")
 

@@ -3,8 +3,8 @@
 import hashlib
 from typing import Any, BinaryIO
 
-from glimpse_runtime.engines.flavours import Installed
 from glimpse_runtime.bundle.manifest import FileSpec
+from glimpse_runtime.engines.flavours import Installed
 
 
 def write_engine(found: Installed, builder: Any, network: Any, config: Any, file: BinaryIO) -> FileSpec | None:
