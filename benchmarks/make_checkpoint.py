@@ -25,8 +25,8 @@ from benchmarks.export.checkpoints.draw import Piece, draw_piece
 from benchmarks.export.checkpoints.files import MARKED_TOKENS, Vocabulary, adapter_config, base_files
 from benchmarks.export.checkpoints.shards import SHARD_BYTES, write_shards
 from benchmarks.export.checkpoints.towers import Decoder, Tower
-from glimpse_export.graphs import decoder, vision
-from glimpse_export.model.configuration import read_architecture
+from glimpse_export.graphs import decoder
+from glimpse_export.model.family import ModelConfigs, find_family
 from glimpse_models import MODELS, Dims
 
 PUBLISHED = [name for name, facts in MODELS.items() if not facts.base.startswith("package:")]
@@ -72,9 +72,8 @@ def _write(folder: Path, dims: Dims, seed: int, shard_bytes: int) -> None:
     for name, content in files.items():
         (base / name).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
     (adapter / "config.json").write_text(json.dumps(adapter_config(dims), indent=2))
-    architecture = read_architecture(
-        files["config.json"], adapter_config(dims), files["generation_config.json"], "base", "adapter"
-    )
+    family = find_family(files["config.json"], "config.json")
+    architecture = family.read_architecture(ModelConfigs.read(base, adapter))
     tower = Tower(architecture, seed)
     vocabulary = Vocabulary(dims.vocab_size)
     marked = [vocabulary.special(token) for token in MARKED_TOKENS]
@@ -84,7 +83,7 @@ def _write(folder: Path, dims: Dims, seed: int, shard_bytes: int) -> None:
         part = tower if piece.name.startswith("visual.") else text
         return draw_piece(seed, piece, part.recipe(piece.name))
 
-    shapes = decoder.expected_tensors(architecture) | vision.expected_tensors(architecture)
+    shapes = decoder.expected_tensors(architecture) | dict(family.vision_tensors(architecture))
     write_shards(base, shapes, values, shard_bytes)
     write_adapter(adapter / "new_modules_gp.pt", architecture, tower.residual, seed)
 
