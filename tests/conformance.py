@@ -4,10 +4,10 @@
     python tests/conformance.py [--dialect ort|opset24|plain] DIR...
 
 Each DIR is a model folder: ``base/``, ``adapter/``, ``cases/``, ``images/`` (see tests/golden/FORMAT.md and
-FORMAT-LLAVA.md). The model is exported to a temporary bundle and every case runs through the runtime, from its PNG files
-to the last token. A base in another layout beside it, ``base_NAME/``, holds the same weights; it is exported too, for the
-cases without pruning. Arrays come from the pipeline's trace; none is taken from the golden file. Exit status 1 when a
-case fails.
+FORMAT-LLAVA.md). The model is exported to a temporary bundle and every case runs through the runtime, from its PNG
+files to the last token. A base in another layout beside it, ``base_NAME/``, holds the same weights; it is exported too,
+for the cases without pruning. Arrays come from the pipeline's trace; none is taken from the golden file. Exit status 1
+when a case fails.
 """
 
 import argparse

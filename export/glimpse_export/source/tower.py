@@ -35,8 +35,8 @@ def find_tower(named: str | None, asked: str | None, base: Path, where: str) -> 
         return Found(folder, named if _is_relative(named) else folder.name)
     if not _is_relative(named) or parse_hub_id(named) is None:
         raise ModelNotFoundError(
-            f"{where} names the vision tower {named!r}, which is neither a folder here nor a hub id; name its folder or "
-            f"hub id with {_OPTION}"
+            f"{where} names the vision tower {named!r}, which is neither a folder here nor a hub id; name its folder "
+            f"or hub id with {_OPTION}"
         )
     try:
         return find_place(named, _FILES, None, PATTERNS)
