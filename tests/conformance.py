@@ -76,6 +76,12 @@ def run_base(folder: Path, base: str, cases: Sequence[str], dialect: str) -> Ite
             yield run_case(folder, name, bundle)
 
 
+def in_dialect(bundle: Bundle, dialect: str) -> Bundle:
+    """Returns a bundle with the graphs of one of its dialects alone."""
+    graphs = {dialect: bundle.manifest.stages_of(dialect)}
+    return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, graphs=graphs))
+
+
 def _options(folder: Path, base: str = "base") -> ExportOptions:
     return ExportOptions(str(folder / base), str(folder / "adapter"), tokenizer=False, certify="off")
 
