@@ -40,7 +40,7 @@ def main(bundle: Path | None, out: Path) -> None:
             for stage, spent_ms in answer.stats.stage_ms.items():
                 totals[stage] += spent_ms
             name = f"{number:02}-{Path(item['image']).stem}.png"
-            save(draw(image, report.keep_masks[0]), out / name)
+            save(draw(image, report.keep_masks[0], report.seen[0]), out / name)
     print(f"\nright: {right['pruned']} pruned, {right['unpruned']} unpruned, of {len(questions)}")
     means = ", ".join(f"{stage} {spent_ms / len(questions):.1f}" for stage, spent_ms in totals.items())
     print(f"mean stage times in ms, pruned: {means}")

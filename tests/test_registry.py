@@ -5,15 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from glimpse_models import MODELS, TARGETS, Dims, ModelFacts, find
+from glimpse_models import MODELS, TARGETS, ModelFacts, find
 from glimpse_models.listing import listing
+from glimpse_models.qwen2_5_vl.dims import QwenDims
 
 PRECISIONS = {"fp32", "fp16", "bf16", "int8", "int4"}
 every_model = pytest.mark.parametrize("facts", MODELS.values(), ids=MODELS)
 
 
 def test_names_are_found_in_any_case() -> None:
-    assert list(MODELS) == ["pocket", "pocket-plus", "qwen2.5-vl-3b", "qwen2.5-vl-7b"]
+    assert list(MODELS) == [
+        *("pocket", "pocket-plus", "qwen2.5-vl-3b", "qwen2.5-vl-7b"),
+        *("llava-1.5-7b", "llava-1.5-13b"),
+    ]
     assert find("Qwen2.5-VL-3B") is MODELS["qwen2.5-vl-3b"]
     assert find("qwen2.5-vl-72b") is None
 
@@ -32,13 +36,16 @@ def test_facts_are_complete(facts: ModelFacts) -> None:
 def test_parameters_are_those_of_the_published_weights() -> None:
     assert MODELS["qwen2.5-vl-3b"].dims.parameters == 3_754_622_976
     assert MODELS["qwen2.5-vl-7b"].dims.parameters == 8_292_166_656
+    # llava-hf's have 64 more words in two tables: 7,063,427,072 and 13,351,494,656.
+    assert MODELS["llava-1.5-7b"].dims.parameters == 7_062_902_784
+    assert MODELS["llava-1.5-13b"].dims.parameters == 13_350_839_296
 
 
 def test_dims_of_pocket_are_those_of_its_checkpoint() -> None:
     folder = Path(str(resources.files("glimpse_models"))) / "pocket" / "checkpoint"
     base, adapter = (json.loads((folder / name / "config.json").read_text()) for name in ("base", "adapter"))
     dims = MODELS["pocket"].dims
-    assert Dims.from_configs(base, adapter) == dims
+    assert QwenDims.from_configs(base, adapter) == dims
     safetensors = pytest.importorskip("safetensors")
     with safetensors.safe_open(folder / "base" / "model.safetensors", framework="np") as file:
         sizes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118

@@ -1,18 +1,14 @@
-"""The sizes of a Qwen2.5-VL model with a GlimpsePrune adapter, as far as they differ between models."""
+"""The sizes of a model with a GlimpsePrune adapter, as far as they differ between models."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
-
-_PATCH_VALUES = 3 * 2 * 14 * 14
-_MERGED_PATCHES = 4
 
 
 @dataclass(frozen=True)
-class Dims:
-    """Sizes of the decoder and of the vision encoder, and where the glimpse looks.
+class Dims(ABC):
+    """Sizes of the decoder and of the vision encoder, and where the glimpse looks; a family's own says more.
 
     Attributes:
         hidden_size: width of the decoder.
@@ -28,7 +24,6 @@ class Dims:
         vision_depth: its blocks.
         vision_heads: its heads.
         vision_intermediate_size: width of its MLP.
-        full_attention: its blocks that attend to the whole image.
     """
 
     hidden_size: int
@@ -39,49 +34,27 @@ class Dims:
     vocab_size: int
     tied: bool
     reduce_layer: int
-    taps: tuple[int, ...] = (31, 23, 15, 7)
-    vision_hidden_size: int = 1280
-    vision_depth: int = 32
-    vision_heads: int = 16
-    vision_intermediate_size: int = 3420
-    full_attention: tuple[int, ...] = (7, 15, 23, 31)
-
-    @classmethod
-    def from_configs(cls, base: Mapping[str, Any], adapter: Mapping[str, Any]) -> Dims:
-        """Returns the sizes that two published ``config.json`` state, to compare with what is known here."""
-        vision = base["vision_config"]
-        return cls(
-            hidden_size=base["hidden_size"],
-            layers=base["num_hidden_layers"],
-            heads=base["num_attention_heads"],
-            kv_heads=base["num_key_value_heads"],
-            intermediate_size=base["intermediate_size"],
-            vocab_size=base["vocab_size"],
-            tied=base.get("tie_word_embeddings", False),
-            reduce_layer=adapter["reduce_layer"],
-            taps=tuple(adapter["selected_visual_layers"]),
-            vision_hidden_size=vision["hidden_size"],
-            vision_depth=vision["depth"],
-            vision_heads=vision["num_heads"],
-            vision_intermediate_size=vision["intermediate_size"],
-            full_attention=tuple(vision["fullatt_block_indexes"]),
-        )
+    taps: tuple[int, ...]
+    vision_hidden_size: int
+    vision_depth: int
+    vision_heads: int
+    vision_intermediate_size: int
 
     @property
     def parameters(self) -> int:
         """Weights of the base model, a tied LM head counted once."""
         hidden, kv = self.hidden_size, self.hidden_size // self.heads * self.kv_heads
-        attention = 2 * hidden * (hidden + kv) + hidden + 2 * kv
+        attention = 2 * hidden * (hidden + kv) + (hidden + 2 * kv if self.qkv_bias else 0)
         layer = attention + 3 * hidden * self.intermediate_size + 2 * hidden
         tables = self.vocab_size * hidden * (1 if self.tied else 2)
         return tables + self.layers * layer + hidden + self.vision_parameters
 
     @property
+    @abstractmethod
+    def qkv_bias(self) -> bool:
+        """Whether the decoder's queries, keys and values have biases."""
+
+    @property
+    @abstractmethod
     def vision_parameters(self) -> int:
-        """Weights of the vision encoder."""
-        width, inner = self.vision_hidden_size, self.vision_intermediate_size
-        merged = _MERGED_PATCHES * width
-        attention = 4 * width * width + 4 * width
-        block = attention + 3 * width * inner + 2 * inner + width + 2 * width
-        merger = width + merged * merged + merged + merged * self.hidden_size + self.hidden_size
-        return _PATCH_VALUES * width + self.vision_depth * block + merger
+        """Weights of the vision encoder, with what makes visual tokens of its states."""

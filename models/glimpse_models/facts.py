@@ -35,6 +35,7 @@ class ModelFacts:
         terms: what the licence asks for, in one sentence.
         dims: the sizes that its two ``config.json`` state.
         precision: the recommended precision by target, in ``TARGETS``.
+        adapter_alternatives: other hub ids that the adapter is said to have, tried in order.
         revision: pinned revision of the base's hub repository, None for its main branch.
         adapter_revision: the same for the adapter.
         lora: the same as ``base`` for a LoRA adapter that is merged into the base, None for none.
@@ -48,6 +49,7 @@ class ModelFacts:
     terms: str
     dims: Dims
     precision: Mapping[str, Precision]
+    adapter_alternatives: tuple[str, ...] = ()
     revision: str | None = None
     adapter_revision: str | None = None
     lora: str | None = None

@@ -7,9 +7,9 @@ A family's package says its ``ARCHITECTURE`` and ``MODEL_TYPES``. Its module ``l
 import importlib
 from types import ModuleType
 
-from glimpse_models import qwen2_5_vl
+from glimpse_models import llava_1_5, qwen2_5_vl
 
-FAMILIES: tuple[ModuleType, ...] = (qwen2_5_vl,)
+FAMILIES: tuple[ModuleType, ...] = (qwen2_5_vl, llava_1_5)
 ARCHITECTURES: tuple[str, ...] = tuple(family.ARCHITECTURE for family in FAMILIES)
 
 

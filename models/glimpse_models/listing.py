@@ -19,7 +19,7 @@ def _describe(facts: ModelFacts) -> str:
     rows = [
         ("base", facts.base),
         *([("lora", facts.lora)] if facts.lora else []),
-        ("adapter", facts.adapter),
+        ("adapter", " or ".join((facts.adapter, *facts.adapter_alternatives))),
         (
             "size",
             f"{_count(dims.parameters)} parameters, {_count(dims.vision_parameters)} of them vision; "

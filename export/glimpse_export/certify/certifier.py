@@ -96,6 +96,8 @@ def command(checked: Plan, level: str) -> str:
         words += ["--adapter", folders.adapter_source]
     if options.lora and folders.lora_source:
         words += ["--lora", folders.lora_source]
+    if options.vision_tower and folders.tower_source:
+        words += ["--vision-tower", folders.tower_source]
     for part in Precision.parts():
         words += [f"--{part.replace('_', '-')}-precision", getattr(options.precision, part)]
     for name in ("max_context", "max_visual_tokens"):

@@ -54,6 +54,11 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
     help="LoRA adapter of the model, merged into it: adapter_config.json and adapter_model.safetensors, as peft saves.",
 )
 @click.option(
+    "--vision-tower",
+    metavar="HUB-ID|FOLDER",
+    help="Vision tower of a model whose base does not hold it; by default the one that its config.json names.",
+)
+@click.option(
     "--revision",
     metavar="NAME",
     help="Branch, tag or commit of the model on the hub; HUB-ID@NAME says it for all of them alike.",

@@ -32,6 +32,7 @@ def export_options(words: Mapping[str, Any]) -> ExportOptions:
         model=words["model"],
         adapter=words["adapter"],
         lora=words["lora"],
+        vision_tower=words["vision_tower"],
         revision=words["revision"],
         target=target,
         dialects=dialects,

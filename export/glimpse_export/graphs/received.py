@@ -1,4 +1,7 @@
-"""How much attention each visual token receives in a block of the vision encoder, what VisionZip chooses by."""
+"""How much attention each visual token receives in a block of the vision encoder, what VisionZip chooses by.
+
+Encoders with a class token have what it looks at, as VisionZip does; others the mean over all queries.
+"""
 
 import math
 
@@ -6,6 +9,8 @@ import onnx_ir as ir
 
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.dialects import Heads
+
+_END = (1 << 63) - 1
 
 
 def attention_received(g: GraphBuilder, q: ir.Value, k: ir.Value, heads: Heads, unit: int) -> ir.Value:
@@ -37,3 +42,23 @@ def attention_received(g: GraphBuilder, q: ir.Value, k: ir.Value, heads: Heads, 
     assert total is not None
     tokens = g.op("ReduceSum", g.reshape(total, -1, unit), g.integers(1), keepdims=0)
     return g.op("Div", tokens, g.op("ReduceSum", tokens, g.integers(0), keepdims=1))
+
+
+def attention_of_first_row(g: GraphBuilder, q: ir.Value, k: ir.Value, heads: Heads) -> ir.Value:
+    """Returns the share of the first row's attention that each other row receives.
+
+    Args:
+        g: the graph.
+        q: (heads, rows, size) float32.
+        k: the same.
+        heads: the head counts.
+
+    Returns:
+        (rows - 1,) float32 of sum 1: the mean over heads of the first row's attention to the rows behind it.
+    """
+    first = g.op("Slice", q, g.integers(0), g.integers(1), g.integers(1))
+    scaled = g.op("Mul", first, g.scalar(1 / math.sqrt(heads.size)))
+    shares = g.op("Softmax", g.op("MatMul", scaled, g.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
+    mean = g.op("ReduceMean", shares, g.integers(0, 1), keepdims=0)
+    others = g.op("Slice", mean, g.integers(1), g.integers(_END), g.integers(0))
+    return g.op("Div", others, g.op("ReduceSum", others, g.integers(0), keepdims=1))

@@ -9,7 +9,7 @@ from typing import Protocol
 SCORER_ROPE_THETA = 10000.0
 SCORER_NORM_EPS = 1e-6
 LAYER_NORM_EPS = 1e-5
-ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
+ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "quick_gelu", "relu")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ A family's module ``heavy`` has one object ``FAMILY`` of this form. Names of ten
 and the certificate use: the family's ``tensor_name`` turns a file's names into them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -93,6 +93,10 @@ class Family(Protocol):
         """Returns the hub id or folder of a vision tower that is not among the base's files, None where it is."""
         ...
 
+    def keeps_own_tower(self, base: Config) -> bool:
+        """Whether tensors of a vision tower among the base's count before those of ``vision_tower``."""
+        ...
+
     def read_architecture(self, configs: ModelConfigs) -> Architecture:
         """Reads the description of a model from its configuration files.
 
@@ -111,7 +115,11 @@ class Family(Protocol):
         ...
 
     def vision_tensors(self, architecture: Architecture) -> Mapping[str, tuple[int, ...]]:
-        """Returns name and shape of every tensor of the vision encoder."""
+        """Returns name and shape of every tensor of the vision encoder that its graph reads."""
+        ...
+
+    def spare_tensors(self, architecture: Architecture) -> Collection[str]:
+        """Returns the names of tensors that checkpoints have and nothing is computed from."""
         ...
 
     def vision_author(

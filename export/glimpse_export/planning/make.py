@@ -1,5 +1,7 @@
 """What an export will write, worked out from configuration files and tensor headers alone."""
 
+import dataclasses
+
 from glimpse_export.errors import UnsupportedError
 from glimpse_export.graphs import decoder
 from glimpse_export.graphs.dialects import dialect
@@ -13,6 +15,7 @@ from glimpse_export.source.checkpoint import Checkpoint
 from glimpse_export.source.lora import Lora
 from glimpse_export.source.merged import MergedCheckpoint
 from glimpse_export.source.resolve import resolve
+from glimpse_export.source.tower import find_tower
 from glimpse_export.source.trained_pruners import find_files
 from glimpse_runtime.bundle.dialects import DIALECTS
 
@@ -26,18 +29,23 @@ def make_plan(options: ExportOptions) -> Plan:
     _check_dialects(options)
     folders = resolve(options.model, options.adapter, options.revision, options.lora)
     base_config = folders.base / "config.json"
-    family = find_family(read_json(base_config), str(base_config))
-    configs = ModelConfigs.read(folders.base, folders.adapter)
+    base = read_json(base_config)
+    family = find_family(base, str(base_config))
+    tower = find_tower(family.vision_tower(base), options.vision_tower, folders.base, str(base_config))
+    if tower is not None:
+        folders = dataclasses.replace(folders, tower=tower.folder, tower_source=tower.source)
+    configs = ModelConfigs.read(folders.base, folders.adapter, folders.tower)
     architecture = family.read_architecture(configs)
     images = family.read_images(configs, architecture)
     if options.vision_attention:
         family.check_vision_attention(architecture, str(base_config))
     lora = None if folders.lora is None else Lora(folders.lora, family.tensor_name)
-    checkpoint = Checkpoint(folders.base, family.tensor_name)
+    places = folders.tower, family.keeps_own_tower(base)
+    checkpoint = Checkpoint(folders.base, family.tensor_name, *places)
     if lora is not None:
-        checkpoint = MergedCheckpoint(folders.base, family.tensor_name, lora)
+        checkpoint = MergedCheckpoint(folders.base, family.tensor_name, lora, *places)
     expected = decoder.expected_tensors(architecture) | dict(family.vision_tensors(architecture))
-    checkpoint.check(expected, architecture.text.tied)
+    checkpoint.check(expected, architecture.text.tied, family.spare_tensors(architecture))
     adapter = Adapter(folders.adapter)
     adapter.check(architecture)
     profiles = make_profiles(options, family, architecture, images)

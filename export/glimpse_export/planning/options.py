@@ -19,6 +19,8 @@ class ExportOptions:
         model: a name of the registry, a hub id (``owner/name`` or ``owner/name@revision``), or a folder.
         adapter: hub id or folder of the GlimpsePrune adapter; None is the registry's, or the model's own folder.
         lora: hub id or folder of a LoRA adapter that is merged into the base; None is the registry's, or none.
+        vision_tower: hub id or folder of the vision tower of a model whose base does not hold it; None is the one that
+            the base's configuration names.
         revision: branch, tag or commit of the model's hub repository; None is the registry's, or the main branch.
         target: where the bundle is going to run, in ``targets.TARGETS``; memory is estimated for it.
         dialects: which families of inference engines there are graphs for; in the order of ``DIALECTS`` and each
@@ -40,6 +42,7 @@ class ExportOptions:
     model: str
     adapter: str | None = None
     lora: str | None = None
+    vision_tower: str | None = None
     revision: str | None = None
     target: str = DEFAULT_TARGET
     dialects: tuple[str, ...] = (ORT,)

@@ -30,8 +30,9 @@ def make_profiles(
         raise UnsupportedError(
             f"--max-context {context} leaves no room for text beside the smallest image ({smallest} visual tokens)"
         )
-    largest = min(largest, max(context - _TEXT_ROWS, context // 2))
-    visual = options.max_visual_tokens or max(largest, smallest)
+    fitting = max(min(largest, max(context - _TEXT_ROWS, context // 2)), smallest)
+    # A larger limit than the largest image has would only make engines larger.
+    visual = min(options.max_visual_tokens or fitting, largest)
     if visual >= context:
         raise UnsupportedError(f"--max-visual-tokens {visual} leaves no room for text in --max-context {context}")
     if visual < smallest:

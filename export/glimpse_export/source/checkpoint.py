@@ -1,72 +1,94 @@
-"""Reads weights of a Hugging Face folder one tensor at a time; never holds more than the one asked for."""
+"""Reads weights of Hugging Face folders one tensor at a time; never holds more than the one asked for."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from glimpse_export.errors import CheckpointError
-from glimpse_export.model.fields import read_json
 from glimpse_export.source.matrix import Matrix
 from glimpse_export.source.tensor_file import TensorFile
+from glimpse_export.source.torch_file import TorchFile
+from glimpse_export.source.weight_folder import open_weights, weight_files
 from glimpse_runtime.arrays import FloatArray
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
+Rename = Callable[[str, bool], str | None]
+"""Turns a name in a file into the published one, None leaves the tensor out; the flag says that the file is a vision
+tower's own."""
 
 
 class Checkpoint:
-    """The weights of a base model, sharded or in one file.
+    """The weights of a base model, sharded or in one file, with those of a vision tower that lies apart.
 
     Attributes:
-        folder: where the files lie.
+        folder: where the base's files lie.
+        tower: where the vision tower's files lie, None where it is among the base's.
         shapes: shape of every tensor, by its published name.
         dtypes: stored dtype of every tensor: ``float32``, ``float16`` or ``bfloat16``.
+        file_names: the base's weight files.
+        tower_file_names: the tower's.
     """
 
-    def __init__(self, folder: Path, rename: Callable[[str], str | None] = lambda key: key) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rename: Rename = lambda key, of_tower: key,
+        tower: Path | None = None,
+        keeps_own_tower: bool = False,
+    ) -> None:
         """Reads the headers.
 
         Args:
-            folder: where the files lie.
-            rename: turns a name in a file into the published one; None leaves the tensor out.
+            folder: where the base's files lie.
+            rename: gives tensors their published names.
+            tower: where the files of a vision tower lie that is not among the base's.
+            keeps_own_tower: tensors that both folders have are the base's.
 
         Raises:
             CheckpointError: there are no weights, or a file cannot be read.
         """
-        self.folder = folder
+        self.folder, self.tower = folder, tower
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
-        self._where: dict[str, tuple[TensorFile, str]] = {}
-        self.file_names = self._find_files()
-        for file_name in self.file_names:
-            file = TensorFile(folder / file_name)
-            for key, shape in file.shapes.items():
-                name = rename(key)
-                if name is None:
-                    continue
-                self.shapes[name], self.dtypes[name] = shape, file.dtypes[key]
-                self._where[name] = (file, key)
+        self._where: dict[str, tuple[TensorFile | TorchFile, str]] = {}
+        self.file_names = weight_files(folder)
+        self.tower_file_names = [] if tower is None else weight_files(tower)
+        for name in self.file_names:
+            self._add(folder / name, rename, of_tower=False)
+        own = set(self.shapes) if keeps_own_tower else set()
+        for name in self.tower_file_names:
+            assert tower is not None
+            self._add(tower / name, lambda key, of_tower: _unless(own, rename(key, of_tower)), of_tower=True)
 
-    def _find_files(self) -> list[str]:
-        # Where both are there, transformers reads the single file.
-        if (self.folder / _SINGLE).is_file():
-            names = [_SINGLE]
-        elif (self.folder / _INDEX).is_file():
-            names = _shard_names(self.folder / _INDEX)
-        else:
-            raise CheckpointError(f"{self.folder} has no {_SINGLE} and no {_INDEX}; only safetensors weights are read")
-        for name in names:
-            if not (self.folder / name).is_file():
-                raise CheckpointError(f"{self.folder / name} is missing; download the checkpoint again")
-        return names
+    @property
+    def files(self) -> list[Path]:
+        """All weight files."""
+        tower = self.tower or self.folder
+        return [*(self.folder / name for name in self.file_names), *(tower / name for name in self.tower_file_names)]
 
-    def check(self, expected: Mapping[str, tuple[int, ...]], tied: bool) -> None:
+    def _add(self, path: Path, rename: Rename, of_tower: bool) -> None:
+        file = open_weights(path, lambda key: rename(key, of_tower) is not None)
+        for key, shape in file.shapes.items():
+            name = rename(key, of_tower)
+            assert name is not None
+            self.shapes[name], self.dtypes[name] = shape, file.dtypes[key]
+            self._where[name] = (file, key)
+
+    def check(self, expected: Mapping[str, tuple[int, ...]], tied: bool, spare: Collection[str] = ()) -> None:
         """Compares names and shapes with what the architecture needs.
+
+        Args:
+            expected: names and shapes.
+            tied: whether the LM head is the embedding table.
+            spare: tensors of the architecture that nothing is computed from; they are left out from now on.
 
         Raises:
             CheckpointError: a tensor is missing, has another shape, or has no place in this architecture.
         """
-        check_shapes(expected, self.shapes, str(self.folder), ".inv_freq", "lm_head.weight" if tied else None)
+        for name in spare:
+            if self.shapes.pop(name, None) is not None:
+                del self.dtypes[name], self._where[name]
+        where = str(self.folder) if self.tower is None else f"{self.folder} with the vision tower {self.tower}"
+        check_shapes(expected, self.shapes, where, ".inv_freq", "lm_head.weight" if tied else None)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> FloatArray:
         """Returns rows start..stop of a tensor as float32.
@@ -112,11 +134,5 @@ def check_shapes(
             )
 
 
-def _shard_names(path: Path) -> list[str]:
-    weight_map = read_json(path).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{path} has no weight_map; download the checkpoint again")
-    for tensor, name in weight_map.items():
-        if not isinstance(name, str) or not name:
-            raise CheckpointError(f"{path}: weight_map gives {name!r} as the file of {tensor}; download it again")
-    return sorted(set(weight_map.values()))
+def _unless(taken: Collection[str], name: str | None) -> str | None:
+    return None if name in taken else name

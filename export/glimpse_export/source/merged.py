@@ -1,12 +1,12 @@
 """A base checkpoint with a LoRA adapter merged into it, tensor by tensor while it is read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from glimpse_export.errors import CheckpointError
-from glimpse_export.source.checkpoint import Checkpoint
+from glimpse_export.source.checkpoint import Checkpoint, Rename
 from glimpse_export.source.lora import Lora
 from glimpse_runtime.arrays import FloatArray
 
@@ -19,19 +19,21 @@ class MergedCheckpoint(Checkpoint):
     embedding it rounds the product before it is added as well (``Embedding.merge``).
     """
 
-    def __init__(self, folder: Path, rename: Callable[[str], str | None], lora: Lora) -> None:
+    def __init__(
+        self, folder: Path, rename: Rename, lora: Lora, tower: Path | None = None, keeps_own_tower: bool = False
+    ) -> None:
         """Reads the base's headers; see ``Checkpoint``."""
-        super().__init__(folder, rename)
+        super().__init__(folder, rename, tower, keeps_own_tower)
         self._lora = lora
 
-    def check(self, expected: Mapping[str, tuple[int, ...]], tied: bool) -> None:
+    def check(self, expected: Mapping[str, tuple[int, ...]], tied: bool, spare: Collection[str] = ()) -> None:
         """See ``Checkpoint``; the adapter must fit the base as well.
 
         Raises:
             CheckpointError: the base is not what the architecture needs, or the adapter is of another base.
             UnsupportedError: the adapter changes one of two tied weights.
         """
-        super().check(expected, tied)
+        super().check(expected, tied, spare)
         self._lora.check(self.shapes, self.folder, tied)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> FloatArray:

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -10,14 +11,15 @@ from glimpse_export.errors import ModelNotFoundError
 from glimpse_export.source.download import fetch_snapshot
 from glimpse_export.source.lora import WEIGHTS as LORA_WEIGHTS
 from glimpse_export.source.lora_config import CONFIG as LORA_CONFIG
-from glimpse_export.source.trained_pruners import PATTERN
-from glimpse_models import MODELS, find
+from glimpse_export.source.trained_pruners import PATTERN as PRUNER_PATTERN
+from glimpse_export.source.weight_folder import PATTERNS
+from glimpse_models import MODELS, ModelFacts, find
 from glimpse_runtime.bundle.hub.name import HubId, parse_hub_id
 from glimpse_runtime.errors import HubError
 
 _PACKAGE = "package:"
-_BASE_FILES = ["*.json", "*.safetensors", "*.jinja"]
-_ADAPTER_FILES = ["config.json", "new_modules_gp.pt", PATTERN]
+_BASE_FILES = ["*.json", "*.jinja", "tokenizer.model"]
+_ADAPTER_FILES = ["config.json", "new_modules_gp.pt", PRUNER_PATTERN]
 _LORA_FILES = [LORA_CONFIG, LORA_WEIGHTS]
 
 
@@ -34,6 +36,8 @@ class ModelFolders:
         adapter_source: the same for the adapter.
         lora: folder of the LoRA adapter, None without one.
         lora_source: what that was called.
+        tower: folder of the vision tower, None where the base holds it.
+        tower_source: what that was called.
     """
 
     name: str
@@ -44,11 +48,13 @@ class ModelFolders:
     adapter_source: str
     lora: Path | None = None
     lora_source: str | None = None
+    tower: Path | None = None
+    tower_source: str | None = None
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A folder, and what the user or the registry called it; never a path of this machine."""
+class Found:
+    """A folder, and what it was called by the user, the registry or a configuration; never a path of this machine."""
 
     folder: Path
     source: str
@@ -73,18 +79,18 @@ def resolve(
     facts = find(model)
     # The adapters first: what is wrong with them should not wait for the gigabytes of the base.
     if facts is not None and not Path(model).is_dir():
-        chosen = _find(adapter or facts.adapter, _ADAPTER_FILES, None if adapter else facts.adapter_revision)
+        chosen = find_place(adapter, _ADAPTER_FILES, None) if adapter else _find_adapter(facts)
         merged = _find_lora(lora or facts.lora, None if lora else facts.lora_revision)
-        base = _find(facts.base, _BASE_FILES, revision or facts.revision)
+        base = find_place(facts.base, _BASE_FILES, revision or facts.revision, PATTERNS)
         name, licence = facts.name, f"{facts.licence}. {facts.terms}"
     else:
-        chosen = _find(adapter or model, _ADAPTER_FILES, None if adapter else revision)
+        chosen = find_place(adapter or model, _ADAPTER_FILES, None if adapter else revision)
         if adapter is None and not (chosen.folder / "new_modules_gp.pt").is_file():
             raise ModelNotFoundError(
                 f"{model} comes without a GlimpsePrune adapter; name its folder or hub id with --adapter"
             )
         merged = _find_lora(lora, None)
-        base = _find(model, _BASE_FILES, revision)
+        base = find_place(model, _BASE_FILES, revision, PATTERNS)
         name = Path(model).name if Path(model).is_dir() else model.rsplit("/", 1)[-1].partition("@")[0]
         licence = "unknown: see the checkpoint's model card"
     return ModelFolders(
@@ -99,8 +105,27 @@ def resolve(
     )
 
 
-def _find_lora(place: str | None, revision: str | None) -> _Found | None:
-    return None if place is None else _find(place, _LORA_FILES, revision)
+def _find_adapter(facts: ModelFacts) -> Found:
+    """Finds a model's own adapter, under any of the names that it is said to have.
+
+    Raises:
+        ModelNotFoundError: none of them can be downloaded; what is said is about the first.
+    """
+    failure: ModelNotFoundError | None = None
+    for name in (facts.adapter, *facts.adapter_alternatives):
+        try:
+            return find_place(name, _ADAPTER_FILES, facts.adapter_revision)
+        except ModelNotFoundError as error:
+            failure = failure or error
+    assert failure is not None
+    if not facts.adapter_alternatives:
+        raise failure
+    others = ", ".join(facts.adapter_alternatives)
+    raise ModelNotFoundError(f"{failure}; tried as well: {others}") from failure
+
+
+def _find_lora(place: str | None, revision: str | None) -> Found | None:
+    return None if place is None else find_place(place, _LORA_FILES, revision)
 
 
 def _refuse_lora(place: str | None, instead: str) -> None:
@@ -109,7 +134,18 @@ def _refuse_lora(place: str | None, instead: str) -> None:
         raise ModelNotFoundError(f"{place} holds a LoRA adapter; name it with --lora, and {instead}")
 
 
-def _find(place: str, patterns: list[str], revision: str | None) -> _Found:
+def find_place(place: str, patterns: Sequence[str], revision: str | None, first_of: Sequence[str] = ()) -> Found:
+    """Returns a folder, or what a hub repository has of it.
+
+    Args:
+        place: a folder, a place within this package, or a hub id.
+        patterns: names of the files to download.
+        revision: branch, tag or commit of a hub repository.
+        first_of: more names, of which only the first is downloaded that the repository has.
+
+    Raises:
+        ModelNotFoundError: there is no such folder, or it cannot be downloaded.
+    """
     local = _local_folder(place)
     if local is not None:
         if revision is not None:
@@ -125,21 +161,21 @@ def _find(place: str, patterns: list[str], revision: str | None) -> _Found:
             raise ModelNotFoundError(f"{place} names a revision already; leave --revision {revision} away")
         hub_id = HubId(hub_id.repository, revision)
     try:
-        folder = fetch_snapshot(hub_id, patterns)
+        folder = fetch_snapshot(hub_id, patterns, first_of)
     except HubError as error:
         raise ModelNotFoundError(f"{error}; or give a local folder") from error
-    return _Found(folder, f"{hub_id.repository}@{folder.name}")
+    return Found(folder, f"{hub_id.repository}@{folder.name}")
 
 
-def _local_folder(place: str) -> _Found | None:
+def _local_folder(place: str) -> Found | None:
     if place.startswith(_PACKAGE):
         inside = place[len(_PACKAGE) :]
         folder = Path(str(resources.files("glimpse_models"))) / inside
         if not folder.is_dir():
             raise ModelNotFoundError(f"this installation lacks {folder}; install glimpse-edge again")
-        return _Found(folder, f"glimpse_models/{inside}")
+        return Found(folder, f"glimpse_models/{inside}")
     path = Path(place).expanduser()
-    return _Found(path, path.name) if path.is_dir() else None
+    return Found(path, path.name) if path.is_dir() else None
 
 
 def _unknown(place: str) -> str:

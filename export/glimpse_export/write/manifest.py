@@ -43,6 +43,8 @@ def draft_manifest(plan: Plan, sources: Sources, stamps: Mapping[str, str], prom
                 sources.adapter,
                 folders.lora_source,
                 sources.lora_sha256,
+                folders.tower_source,
+                sources.tower_sha256,
             ),
         ),
         text=m.TextSpec(

@@ -20,6 +20,7 @@ class Sources:
         tokenizer: of the tokenizer, None for a bundle without one.
         lora: of the LoRA adapter's files, by file name; None without one.
         pruners: of the trained weights of pruning methods, by file name.
+        tower: of the weight files of a vision tower in a folder of its own, by file name; None without one.
     """
 
     base: Mapping[str, str]
@@ -27,11 +28,17 @@ class Sources:
     tokenizer: str | None
     lora: Mapping[str, str] | None = None
     pruners: Mapping[str, str] = field(default_factory=dict)
+    tower: Mapping[str, str] | None = None
 
     @property
     def base_sha256(self) -> str:
         """One hash for all weight files, as the manifest's ``SourceSpec`` describes it."""
-        return next(iter(self.base.values())) if len(self.base) == 1 else _listed(self.base)
+        return _one_hash(self.base)
+
+    @property
+    def tower_sha256(self) -> str | None:
+        """The same for a vision tower's."""
+        return None if self.tower is None else _one_hash(self.tower)
 
     @property
     def lora_sha256(self) -> str | None:
@@ -46,19 +53,20 @@ def read_sources(plan: Plan, progress: Callable[[str], None]) -> Sources:
         CheckpointError: a file cannot be read.
     """
     one = partial(content_sha256, progress=progress)
-    folder = plan.checkpoint.folder
+    checkpoint = plan.checkpoint
     with ThreadPoolExecutor(2) as pool:
-        shards = dict(
-            zip(
-                plan.checkpoint.file_names,
-                pool.map(one, (folder / name for name in plan.checkpoint.file_names)),
-                strict=True,
-            )
-        )
+        hashes = list(pool.map(one, checkpoint.files))
+    names = [*checkpoint.file_names, *checkpoint.tower_file_names]
+    count = len(checkpoint.file_names)
+    base, tower = (dict(zip(names[part], hashes[part], strict=True)) for part in (slice(count), slice(count, None)))
     tokenizer = one(plan.family.tokenizer_file(plan.folders.base)) if plan.options.tokenizer else None
     lora = None if plan.lora is None else {path.name: one(path) for path in plan.lora.files}
     pruners = {path.name: one(path) for path in plan.pruners}
-    return Sources(shards, one(plan.adapter.path), tokenizer, lora, pruners)
+    return Sources(base, one(plan.adapter.path), tokenizer, lora, pruners, tower or None)
+
+
+def _one_hash(files: Mapping[str, str]) -> str:
+    return next(iter(files.values())) if len(files) == 1 else _listed(files)
 
 
 def _listed(files: Mapping[str, str]) -> str:

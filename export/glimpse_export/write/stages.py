@@ -69,6 +69,7 @@ class WeightStage:
             "libraries": {library.__name__: library.__version__ for library in (np, ir, ml_dtypes)},
             "base": sources.base,
             "lora": sources.lora,
+            "tower": sources.tower,
             "model": {
                 part: dataclasses.asdict(getattr(model, part)) for part in ("text", "vision", "glimpse", "scorer")
             },

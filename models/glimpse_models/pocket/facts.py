@@ -1,7 +1,7 @@
 """pocket: the tiny trained model that ships with the package."""
 
-from glimpse_models.dims import Dims
 from glimpse_models.facts import TARGETS, ModelFacts, Precision
+from glimpse_models.qwen2_5_vl.dims import QwenDims
 
 FACTS = ModelFacts(
     name="pocket",
@@ -9,7 +9,7 @@ FACTS = ModelFacts(
     adapter="package:pocket/checkpoint/adapter",
     licence="Apache-2.0",
     terms="Trained for glimpse-edge; free use under the Apache License 2.0.",
-    dims=Dims(
+    dims=QwenDims(
         hidden_size=128,
         layers=6,
         heads=4,

@@ -34,6 +34,10 @@ class Qwen25VL:
         """The vision encoder lies among the base's weights."""
         return None
 
+    def keeps_own_tower(self, base: Config) -> bool:
+        """There is no other."""
+        return True
+
     def read_architecture(self, configs: ModelConfigs) -> Architecture:
         """Reads the description of a model."""
         return configuration.read_architecture(configs)
@@ -52,6 +56,10 @@ class Qwen25VL:
     def vision_tensors(self, architecture: Architecture) -> Mapping[str, tuple[int, ...]]:
         """Returns name and shape of every tensor of the vision encoder."""
         return vision.expected_tensors(_vision(architecture))
+
+    def spare_tensors(self, architecture: Architecture) -> tuple[str, ...]:
+        """Returns nothing: all that a checkpoint holds is used."""
+        return ()
 
     def vision_author(
         self,

@@ -16,7 +16,7 @@ from glimpse_runtime.arrays import Array, IntArray
 from glimpse_runtime.bundle.manifest import Manifest
 from glimpse_runtime.bundle.records import read_record
 from glimpse_runtime.errors import BundleFormatError, InputError
-from glimpse_runtime.inputs.grid import Grid, Patches
+from glimpse_runtime.inputs.grid import Grid, Patches, Window
 
 AXES = 3
 
@@ -44,6 +44,10 @@ class Qwen25VL:
     def grid(self, image: Image.Image) -> Grid:
         """Returns the patch grid that ``patches`` will give, without touching the pixels."""
         return patch_grid(image, self._record.images)
+
+    def seen(self, size: tuple[int, int]) -> Window:
+        """Returns the whole image, which the grid covers."""
+        return 0, 0, *size
 
     def patches(self, image: Image.Image) -> Patches:
         """Resizes, normalises and cuts one RGB image into patches."""

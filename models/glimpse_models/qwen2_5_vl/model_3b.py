@@ -1,7 +1,7 @@
 """Qwen2.5-VL-3B-Instruct with the published GlimpsePrune adapter."""
 
-from glimpse_models.dims import Dims
 from glimpse_models.facts import ModelFacts, Precision
+from glimpse_models.qwen2_5_vl.dims import QwenDims
 
 FACTS = ModelFacts(
     name="qwen2.5-vl-3b",
@@ -9,7 +9,7 @@ FACTS = ModelFacts(
     adapter="ashun989/GlimpsePrune_Qwen2.5-VL-3B-Instruct",
     licence="Qwen Research Licence",
     terms="The base weights are for research and other non-commercial use; see the licence on their hub page.",
-    dims=Dims(
+    dims=QwenDims(
         hidden_size=2048,
         layers=36,
         heads=16,

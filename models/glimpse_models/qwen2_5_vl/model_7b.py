@@ -1,7 +1,7 @@
 """Qwen2.5-VL-7B-Instruct with the published GlimpsePrune adapter."""
 
-from glimpse_models.dims import Dims
 from glimpse_models.facts import ModelFacts, Precision
+from glimpse_models.qwen2_5_vl.dims import QwenDims
 
 FACTS = ModelFacts(
     name="qwen2.5-vl-7b",
@@ -9,7 +9,7 @@ FACTS = ModelFacts(
     adapter="ashun989/GlimpsePrune_Qwen2.5-VL-7B-Instruct",
     licence="Apache-2.0",
     terms="Free use with attribution under the Apache License 2.0.",
-    dims=Dims(
+    dims=QwenDims(
         hidden_size=3584,
         layers=28,
         heads=28,

@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image
 
 from glimpse_models.qwen2_5_vl.record import ImageRules
-from glimpse_runtime.arrays import FloatArray
 from glimpse_runtime.errors import ImageError
 from glimpse_runtime.inputs.grid import Grid, Patches
+from glimpse_runtime.inputs.levels import normalised_levels
 
 LARGEST_ASPECT = 200
 
@@ -53,19 +53,8 @@ def patchify(image: Image.Image, rules: ImageRules) -> Patches:
         grid.rows // merge, merge, patch, grid.columns // merge, merge, patch, channels
     )
     pixels = pixels.transpose(0, 3, 1, 4, 6, 2, 5).reshape(grid.patches, channels, patch, patch)
-    levels = _normalised_levels(rules)
+    levels = normalised_levels(rules.mean, rules.std, rules.rescale_factor)
     out = np.empty((grid.patches, channels, rules.temporal_patch_size, patch, patch), np.float32)
     for channel in range(channels):
         out[:, channel] = levels[channel][pixels[:, channel]][:, None]
     return Patches(out.reshape(grid.patches, -1), grid, image.size)
-
-
-def _normalised_levels(rules: ImageRules) -> FloatArray:
-    """(channels, 256) float32: the value each eight-bit level becomes, rounded as the reference rounds it.
-
-    The reference multiplies by the rescale factor in float64, stores float32, then subtracts and divides in float32.
-    """
-    levels = (np.arange(256, dtype=np.float64) * rules.rescale_factor).astype(np.float32)
-    mean = np.array(rules.mean, np.float32)[:, None]
-    std = np.array(rules.std, np.float32)[:, None]
-    return ((levels[None] - mean) / std).astype(np.float32)

@@ -57,7 +57,8 @@ class SourceSpec:
 
     ``base_sha256`` is the hash of the weight file, or for several files that of their list as ``sha256sum`` prints it,
     sorted by name; ``adapter_sha256`` is the hash of the adapter's file. ``lora`` is the LoRA adapter that was merged
-    into the base, None for none, and ``lora_sha256`` the hash of the list of its files.
+    into the base, None for none, and ``lora_sha256`` the hash of the list of its files. ``tower`` is the vision tower
+    of a base that does not hold it, and ``tower_sha256`` to it what ``base_sha256`` is to the base.
     """
 
     base: str
@@ -66,6 +67,8 @@ class SourceSpec:
     adapter_sha256: str | None
     lora: str | None = None
     lora_sha256: str | None = None
+    tower: str | None = None
+    tower_sha256: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

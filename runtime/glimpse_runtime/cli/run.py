@@ -161,8 +161,9 @@ def answer_question(images: list[str], question: str, options: dict[str, Any]) -
             click.echo(json.dumps(as_dict(vlm, answer), ensure_ascii=False))
         plan = vlm.memory_plan()
     if picture is not None:
-        masks = answer.pruning.keep_masks
-        sheet = [overlay.draw(frame, mask) for frame, mask in zip(frames, masks, strict=True)]
+        report = answer.pruning
+        shown = zip(frames, report.keep_masks, report.seen, strict=True)
+        sheet = [overlay.draw(frame, mask, window) for frame, mask, window in shown]
         overlay.save(overlay.side_by_side(sheet), picture)
     if options["stats"]:
         terminal.note(as_table(answer, plan))

@@ -8,7 +8,7 @@ from PIL import Image
 from glimpse_models.families import light
 from glimpse_runtime.arrays import Array, IntArray
 from glimpse_runtime.bundle.manifest import MANIFEST_NAME, Manifest
-from glimpse_runtime.inputs.grid import Grid, Patches
+from glimpse_runtime.inputs.grid import Grid, Patches, Window
 
 
 class Family(Protocol):
@@ -39,12 +39,24 @@ class Family(Protocol):
         """
         ...
 
+    def seen(self, size: tuple[int, int]) -> Window:
+        """Returns the part of an image that the grid covers, in the image's own pixels.
+
+        Args:
+            size: (width, height) of the image.
+        """
+        ...
+
     def patches(self, image: Image.Image) -> Patches:
         """Turns one RGB image into patches, equal to the original's image processor."""
         ...
 
     def blank(self, visual_tokens: int) -> Patches:
-        """Returns an image without content of at most so many visual tokens, to warm up with."""
+        """Returns an image without content, to warm up with.
+
+        Args:
+            visual_tokens: how many it has at most, where the model sees images of several sizes.
+        """
         ...
 
     def vision_inputs(self, grid: Grid) -> dict[str, Array]:

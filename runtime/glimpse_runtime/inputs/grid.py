@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from glimpse_runtime.arrays import FloatArray
 
+Window = tuple[int, int, int, int]
+"""(left, top, right, bottom) in pixels of an image, right and bottom excluded; it may reach beyond the image."""
+
 
 @dataclass(frozen=True)
 class Grid:

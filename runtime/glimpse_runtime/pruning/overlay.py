@@ -10,6 +10,7 @@ from PIL import Image
 from glimpse_runtime.arrays import BoolArray, ByteArray
 from glimpse_runtime.errors import InputError
 from glimpse_runtime.files.atomic import open_atomic
+from glimpse_runtime.inputs.grid import Window
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _OUTLINE = (255, 196, 0)
@@ -17,17 +18,20 @@ _DARK = 0.30
 _GAP_PIXELS = 8
 
 
-def draw(image: Image.Image, keep: BoolArray) -> Image.Image:
-    """Returns the image with pruned regions darkened.
+def draw(image: Image.Image, keep: BoolArray, window: Window | None = None) -> Image.Image:
+    """Returns the image with pruned regions darkened, and what the model does not see.
 
     Args:
         image: the RGB image as the caller gave it.
         keep: (rows, columns) on the merged grid.
+        window: the part of the image that the grid covers; None is all of it.
     """
     width, height = image.size
-    rows = np.arange(height) * keep.shape[0] // height
-    columns = np.arange(width) * keep.shape[1] // width
-    kept = keep[rows][:, columns]
+    left, top, right, bottom = window or (0, 0, width, height)
+    rows = (np.arange(height) - top) * keep.shape[0] // (bottom - top)
+    columns = (np.arange(width) - left) * keep.shape[1] // (right - left)
+    inside = ((rows >= 0) & (rows < keep.shape[0]))[:, None] & (columns >= 0) & (columns < keep.shape[1])
+    kept = keep[rows.clip(0, keep.shape[0] - 1)][:, columns.clip(0, keep.shape[1] - 1)] & inside
     pixels = np.asarray(image).astype(np.float32)
     grey = pixels.mean(axis=-1, keepdims=True)
     out: ByteArray = np.where(kept[..., None], pixels, (0.5 * pixels + 0.5 * grey) * _DARK).astype(np.uint8)

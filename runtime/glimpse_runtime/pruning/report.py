@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from glimpse_runtime.arrays import BoolArray, FloatArray
-from glimpse_runtime.inputs.grid import Grid
+from glimpse_runtime.inputs.grid import Grid, Window
 from glimpse_runtime.pruning.boxes import Box, kept_boxes
 from glimpse_runtime.pruning.options import Pruning
 from glimpse_runtime.pruning.rule import Rule, per_image, probability
@@ -28,6 +28,7 @@ class PruneReport:
             an adaptive method, the score itself of another; empty for a method that gives a mask.
         reason: why nothing was pruned; None when something was.
         image_sizes: (width, height) of each image as given, in pixels.
+        seen: the part of each image that its grid covers, (left, top, right, bottom) in pixels of the image.
         pre: who chose what enters layer 0 as a first stage; None without one.
         pre_kept: visual tokens that the first stage kept; None without one.
         pre_masks: per image, (rows, columns) bool: what they were; empty without a first stage.
@@ -42,6 +43,7 @@ class PruneReport:
     scores: tuple[FloatArray, ...]
     reason: str | None
     image_sizes: tuple[tuple[int, int], ...] = ()
+    seen: tuple[Window, ...] = ()
     pre: str | None = None
     pre_kept: int | None = None
     pre_masks: tuple[BoolArray, ...] = ()
@@ -49,7 +51,8 @@ class PruneReport:
     @cached_property
     def boxes(self) -> tuple[tuple[Box, ...], ...]:
         """Kept regions per image as (left, top, right, bottom) in pixels of the image as given."""
-        return tuple(kept_boxes(mask, size) for mask, size in zip(self.keep_masks, self.image_sizes, strict=True))
+        places = zip(self.keep_masks, self.image_sizes, self.seen, strict=True)
+        return tuple(kept_boxes(mask, size, window) for mask, size, window in places)
 
     @property
     def kept_ratio(self) -> float:

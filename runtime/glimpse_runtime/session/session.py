@@ -321,7 +321,7 @@ class Session:
             self._generate(first, sampler, stop, request),
             stop,
             self._tokenizer,
-            dataclasses.replace(report, image_sizes=scene.sizes),
+            dataclasses.replace(report, image_sizes=scene.sizes, seen=tuple(map(self._family.seen, scene.sizes))),
             stats,
             interrupt,
             request.sampling.stop,

@@ -116,16 +116,18 @@ class Pipeline:
 
         Args:
             largest: run at the profile's maximum instead of the smallest size: the engine then holds all the memory
-                it will ever need. A context too short for one visual token and one of text is left cold.
+                it will ever need. A context too short for the image and one token of text is left cold.
         """
         room = self._capacity - self.manifest.glimpse.length - 1
         if room < 2:
             return
-        trace, self.trace, self._warming = self.trace, None, True
         token = self.manifest.tokens.image
         tokens = min(self.manifest.profiles["visual_tokens"].max, room - 1) if largest else 1
         image = self.family.blank(tokens)
         grid = image.grid
+        if grid.visual_tokens >= room:
+            return
+        trace, self.trace, self._warming = self.trace, None, True
         text = max(room - grid.visual_tokens, 1) if largest else 1
         ids = np.concatenate([np.full(grid.visual_tokens, token), np.full(text, 0 if token else 1)])
         stats, interrupt = Stats(), Interrupt()

@@ -13,6 +13,9 @@ import onnx_ir as ir
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.linear import LinearForm
 
+QUICK_GELU_ALPHA = 1.702
+"""quick_gelu is x * sigmoid(alpha * x)."""
+
 
 @dataclass(frozen=True)
 class Heads:
@@ -36,7 +39,7 @@ class Attention(Protocol):
     """Attention without a cache, over all rows or within windows: prepared once for all layers that share it."""
 
     def attend(self, g: GraphBuilder, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
-        """Rotates queries and keys, and lets every row attend.
+        """Rotates queries and keys where there are rotary tables, and lets every row attend.
 
         Args:
             g: the graph.
@@ -50,7 +53,7 @@ class Attention(Protocol):
         ...
 
     def rotated(self, g: GraphBuilder, x: ir.Value) -> ir.Value:
-        """Returns (heads, rows, size) float32: the rotated heads of (1, rows, heads * size), over all rows."""
+        """Returns (heads, rows, size) float32: the heads of (1, rows, heads * size), rotated, over all rows."""
         ...
 
 
@@ -113,6 +116,16 @@ class Dialect(Protocol):
         """Returns the norm of x + skip, and x + skip."""
         ...
 
+    def layer_norm(self, g: GraphBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value, eps: float) -> ir.Value:
+        """Returns the last axis with mean 0 and variance 1, times weight, plus bias."""
+        ...
+
+    def add_layer_norm(
+        self, g: GraphBuilder, x: ir.Value, skip: ir.Value, weight: ir.Value, bias: ir.Value, eps: float
+    ) -> tuple[ir.Value, ir.Value]:
+        """Returns the layer norm of x + skip, and x + skip."""
+        ...
+
     def activation(self, g: GraphBuilder, x: ir.Value, kind: str) -> ir.Value:
         """Returns a named activation."""
         ...
@@ -122,13 +135,19 @@ class Dialect(Protocol):
         ...
 
     def attention(
-        self, g: GraphBuilder, cos: ir.Value, sin: ir.Value, heads: Heads, windows: WindowKeys | None, dtype: str
+        self,
+        g: GraphBuilder,
+        cos: ir.Value | None,
+        sin: ir.Value | None,
+        heads: Heads,
+        windows: WindowKeys | None,
+        dtype: str,
     ) -> Attention:
         """Prepares attention without a cache.
 
         Args:
             g: the graph.
-            cos: (rows, size / 2) float32, in window order where there are windows.
+            cos: (rows, size / 2) float32, in window order where there are windows; None rotates nothing.
             sin: the same.
             heads: the head counts, as many of keys as of queries.
             windows: which rows attend to each other; None lets all.

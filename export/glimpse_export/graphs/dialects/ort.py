@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from glimpse_export.graphs.builder import MICROSOFT, GraphBuilder, Shape
-from glimpse_export.graphs.dialects.base import Heads, WindowKeys
+from glimpse_export.graphs.dialects.base import QUICK_GELU_ALPHA, Heads, WindowKeys
 from glimpse_export.graphs.dialects.scores import last_row_scores
 from glimpse_export.graphs.integers import BlockForm
 from glimpse_export.graphs.linear import FloatForm, LinearForm
@@ -47,10 +47,24 @@ class OrtDialect:
         mean.name = inverse.name = ""
         return normed, total
 
+    def layer_norm(self, g: GraphBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value, eps: float) -> ir.Value:
+        """See ``Dialect``."""
+        return g.op("LayerNormalization", x, weight, bias, axis=-1, epsilon=eps)
+
+    def add_layer_norm(
+        self, g: GraphBuilder, x: ir.Value, skip: ir.Value, weight: ir.Value, bias: ir.Value, eps: float
+    ) -> tuple[ir.Value, ir.Value]:
+        """See ``Dialect``; outputs 1 and 2 of the operator are for training and stay unnamed."""
+        normed, mean, inverse, total = g.ops(
+            "SkipLayerNormalization", x, skip, weight, bias, outputs=4, domain=MICROSOFT, epsilon=eps
+        )
+        mean.name = inverse.name = ""
+        return normed, total
+
     def activation(self, g: GraphBuilder, x: ir.Value, kind: str) -> ir.Value:
         """See ``Dialect``; QuickGelu with alpha 1 is SiLU in one pass."""
-        if kind == "silu":
-            return g.op("QuickGelu", x, domain=MICROSOFT, alpha=1.0)
+        if kind in ("silu", "quick_gelu"):
+            return g.op("QuickGelu", x, domain=MICROSOFT, alpha=1.0 if kind == "silu" else QUICK_GELU_ALPHA)
         if kind == "relu":
             return g.op("Relu", x)
         return g.op("Gelu", x, approximate="tanh" if kind == "gelu_pytorch_tanh" else "none")
@@ -61,7 +75,13 @@ class OrtDialect:
         return g.op("Concat", *(work(half) for half in halves), axis=1)
 
     def attention(
-        self, g: GraphBuilder, cos: ir.Value, sin: ir.Value, heads: Heads, windows: WindowKeys | None, dtype: str
+        self,
+        g: GraphBuilder,
+        cos: ir.Value | None,
+        sin: ir.Value | None,
+        heads: Heads,
+        windows: WindowKeys | None,
+        dtype: str,
     ) -> "OrtAttention":
         """See ``Dialect``."""
         return OrtAttention(cos, sin, heads, windows)
@@ -87,8 +107,8 @@ class OrtDialect:
 class OrtAttention:
     """MultiHeadAttention: without a mask its CPU kernel needs no memory for scores."""
 
-    cos: ir.Value
-    sin: ir.Value
+    cos: ir.Value | None
+    sin: ir.Value | None
     heads: Heads
     windows: WindowKeys | None
 
@@ -173,8 +193,10 @@ class OrtStep:
         return last_row_scores(g, scaled, keys, heads)
 
 
-def _rotated(g: GraphBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value) -> ir.Value:
-    """Rotates all heads; a single position id is the table row of the first token."""
+def _rotated(g: GraphBuilder, x: ir.Value, cos: ir.Value | None, sin: ir.Value | None) -> ir.Value:
+    """Rotates all heads, if there are tables; a single position id is the table row of the first token."""
+    if cos is None or sin is None:
+        return x
     return g.op("RotaryEmbedding", x, g.integers(0), cos, sin, domain=MICROSOFT)
 
 

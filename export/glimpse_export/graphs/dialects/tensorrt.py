@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from glimpse_export.graphs.builder import GraphBuilder
-from glimpse_export.graphs.dialects.base import Heads, WindowKeys
+from glimpse_export.graphs.dialects.base import QUICK_GELU_ALPHA, Heads, WindowKeys
 from glimpse_export.graphs.dialects.products import HIDDEN, AttentionProduct
 from glimpse_export.graphs.dialects.scores import last_row_scores
 from glimpse_export.graphs.integers import DequantizedForm
@@ -71,10 +71,23 @@ class TensorRTDialect(ABC):
         total = g.op("Add", x, skip)
         return self.rms_norm(g, total, weight, eps), total
 
+    def layer_norm(self, g: GraphBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value, eps: float) -> ir.Value:
+        """See ``Dialect``; the operator came with opset 17."""
+        return g.op("LayerNormalization", x, weight, bias, axis=-1, epsilon=eps)
+
+    def add_layer_norm(
+        self, g: GraphBuilder, x: ir.Value, skip: ir.Value, weight: ir.Value, bias: ir.Value, eps: float
+    ) -> tuple[ir.Value, ir.Value]:
+        """See ``Dialect``."""
+        total = g.op("Add", x, skip)
+        return self.layer_norm(g, total, weight, bias, eps), total
+
     def activation(self, g: GraphBuilder, x: ir.Value, kind: str) -> ir.Value:
         """See ``Dialect``; SiLU in two operators, since TensorRT imports Swish only since version 11."""
         if kind == "silu":
             return g.op("Mul", x, g.op("Sigmoid", x))
+        if kind == "quick_gelu":
+            return g.op("Mul", x, g.op("Sigmoid", g.op("Mul", x, g.scalar(QUICK_GELU_ALPHA))))
         if kind == "relu":
             return g.op("Relu", x)
         return self.gelu(g, x, tanh=kind == "gelu_pytorch_tanh")
@@ -84,10 +97,16 @@ class TensorRTDialect(ABC):
         return work(x)
 
     def attention(
-        self, g: GraphBuilder, cos: ir.Value, sin: ir.Value, heads: Heads, windows: WindowKeys | None, dtype: str
+        self,
+        g: GraphBuilder,
+        cos: ir.Value | None,
+        sin: ir.Value | None,
+        heads: Heads,
+        windows: WindowKeys | None,
+        dtype: str,
     ) -> "HeadAttention":
         """See ``Dialect``."""
-        return HeadAttention(g, self, (cos, sin), heads, windows, dtype)
+        return HeadAttention(g, self, None if cos is None or sin is None else (cos, sin), heads, windows, dtype)
 
     def decoder_step(self, g: GraphBuilder, heads: Heads, cache_dtype: str, context: int) -> "CapacityStep":
         """See ``Dialect``."""
@@ -105,7 +124,7 @@ class HeadAttention:
         self,
         g: GraphBuilder,
         dialect: TensorRTDialect,
-        tables: tuple[ir.Value, ir.Value],
+        tables: tuple[ir.Value, ir.Value] | None,
         heads: Heads,
         windows: WindowKeys | None,
         dtype: str,
@@ -115,7 +134,7 @@ class HeadAttention:
         self._product = dialect.product(heads, dtype)
         self._rows = (1, -1) if windows is None else (-1, windows.slots)
         shape = (*self._rows, heads.size // 2)
-        self._cos, self._sin = (dialect.rotary_table(g, g.reshape(table, *shape)) for table in tables)
+        self._tables = [dialect.rotary_table(g, g.reshape(table, *shape)) for table in tables or ()]
         self._mask = None
         if windows is not None:
             counts = g.reshape(g.cast(windows.keys, "bool"), -1, 1, 1, windows.slots)
@@ -123,9 +142,8 @@ class HeadAttention:
 
     def attend(self, g: GraphBuilder, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
         """See ``Attention``."""
-        heads, dialect, dtype = self._heads, self._dialect, self._dtype
-        q = dialect.rotate(g, self._split(g, q, heads.query, heads.size), self._cos, self._sin)
-        k = dialect.rotate(g, self._split(g, k, heads.key, heads.size), self._cos, self._sin)
+        heads, dtype = self._heads, self._dtype
+        q, k = self._rotated(g, q, heads.query), self._rotated(g, k, heads.key)
         v = self._split(g, v, heads.key, heads.value_size)
         q, k, v = (_rounded(g, x, dtype) for x in (_scaled(g, q, heads), k, v))
         out = _widened(g, self._product.attend(g, q, k, v, self._mask), dtype)
@@ -133,8 +151,11 @@ class HeadAttention:
 
     def rotated(self, g: GraphBuilder, x: ir.Value) -> ir.Value:
         """See ``Attention``."""
-        apart = self._split(g, x, self._heads.query, self._heads.size)
-        return g.op("Squeeze", self._dialect.rotate(g, apart, self._cos, self._sin), g.integers(0))
+        return g.op("Squeeze", self._rotated(g, x, self._heads.query), g.integers(0))
+
+    def _rotated(self, g: GraphBuilder, x: ir.Value, count: int) -> ir.Value:
+        apart = self._split(g, x, count, self._heads.size)
+        return self._dialect.rotate(g, apart, *self._tables) if self._tables else apart
 
     def _split(self, g: GraphBuilder, x: ir.Value, count: int, size: int) -> ir.Value:
         return g.op("Transpose", g.reshape(x, *self._rows, count, size), perm=[0, 2, 1, 3])

@@ -1,0 +1,20 @@
+"""LLaVA-1.5-7B with the published GlimpsePrune adapter."""
+
+from glimpse_models.facts import ModelFacts, Precision
+from glimpse_models.llava_1_5.dims import LlavaDims
+from glimpse_models.llava_1_5.licence import LICENCE, TERMS
+
+FACTS = ModelFacts(
+    name="llava-1.5-7b",
+    base="liuhaotian/llava-v1.5-7b",
+    adapter="ashun989/GlimpsePrune_LLaVA-1.5-7B",
+    licence=LICENCE,
+    terms=TERMS,
+    dims=LlavaDims(hidden_size=4096, layers=32, heads=32, kv_heads=32, intermediate_size=11008),
+    precision={
+        "cpu": Precision("int4", vision="int8"),
+        "ort-cuda": Precision("fp16"),
+        "tensorrt": Precision("fp16"),
+        "orin-8gb": Precision("int4", vision="fp16"),
+    },
+)
