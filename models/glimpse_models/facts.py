@@ -7,7 +7,7 @@ from glimpse_models.dims import Dims
 
 
 @dataclass(frozen=True)
-class Precision:
+class Recommendation:
     """A recommendation, in the names of ``glimpse-export --precision``.
 
     Attributes:
@@ -48,7 +48,7 @@ class ModelFacts:
     licence: str
     terms: str
     dims: Dims
-    precision: Mapping[str, Precision]
+    precision: Mapping[str, Recommendation]
     adapter_alternatives: tuple[str, ...] = ()
     revision: str | None = None
     adapter_revision: str | None = None

@@ -1,6 +1,6 @@
 """LLaVA-1.5-13B with the published GlimpsePrune adapter."""
 
-from glimpse_models.facts import ModelFacts, Precision
+from glimpse_models.facts import ModelFacts, Recommendation
 from glimpse_models.llava_1_5.dims import LlavaDims
 from glimpse_models.llava_1_5.licence import LICENCE, TERMS
 
@@ -14,9 +14,9 @@ FACTS = ModelFacts(
     terms=TERMS,
     dims=LlavaDims(hidden_size=5120, layers=40, heads=40, kv_heads=40, intermediate_size=13824, reduce_layer=26),
     precision={
-        "cpu": Precision("int4", vision="int8"),
-        "ort-cuda": Precision("fp16"),
-        "tensorrt": Precision("fp16"),
-        "orin-8gb": Precision("int4", vision="int8"),
+        "cpu": Recommendation("int4", vision="int8"),
+        "ort-cuda": Recommendation("fp16"),
+        "tensorrt": Recommendation("fp16"),
+        "orin-8gb": Recommendation("int4", vision="int8"),
     },
 )

@@ -1,6 +1,6 @@
 """LLaVA-1.5-7B with the published GlimpsePrune adapter."""
 
-from glimpse_models.facts import ModelFacts, Precision
+from glimpse_models.facts import ModelFacts, Recommendation
 from glimpse_models.llava_1_5.dims import LlavaDims
 from glimpse_models.llava_1_5.licence import LICENCE, TERMS
 
@@ -12,9 +12,9 @@ FACTS = ModelFacts(
     terms=TERMS,
     dims=LlavaDims(hidden_size=4096, layers=32, heads=32, kv_heads=32, intermediate_size=11008),
     precision={
-        "cpu": Precision("int4", vision="int8"),
-        "ort-cuda": Precision("fp16"),
-        "tensorrt": Precision("fp16"),
-        "orin-8gb": Precision("int4", vision="fp16"),
+        "cpu": Recommendation("int4", vision="int8"),
+        "ort-cuda": Recommendation("fp16"),
+        "tensorrt": Recommendation("fp16"),
+        "orin-8gb": Recommendation("int4", vision="fp16"),
     },
 )

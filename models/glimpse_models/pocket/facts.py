@@ -1,6 +1,6 @@
 """pocket: the tiny trained model that ships with the package."""
 
-from glimpse_models.facts import TARGETS, ModelFacts, Precision
+from glimpse_models.facts import TARGETS, ModelFacts, Recommendation
 from glimpse_models.qwen2_5_vl.dims import QwenDims
 
 FACTS = ModelFacts(
@@ -25,5 +25,5 @@ FACTS = ModelFacts(
         vision_intermediate_size=320,
         full_attention=(1, 3),
     ),
-    precision=dict.fromkeys(TARGETS, Precision("fp32")),
+    precision=dict.fromkeys(TARGETS, Recommendation("fp32")),
 )

@@ -1,6 +1,6 @@
 """Qwen2.5-VL-3B-Instruct with the published GlimpsePrune adapter."""
 
-from glimpse_models.facts import ModelFacts, Precision
+from glimpse_models.facts import ModelFacts, Recommendation
 from glimpse_models.qwen2_5_vl.dims import QwenDims
 
 FACTS = ModelFacts(
@@ -20,9 +20,9 @@ FACTS = ModelFacts(
         reduce_layer=23,
     ),
     precision={
-        "cpu": Precision("int4", vision="int8"),
-        "ort-cuda": Precision("fp16"),
-        "tensorrt": Precision("bf16"),
-        "orin-8gb": Precision("int4", vision="fp16"),
+        "cpu": Recommendation("int4", vision="int8"),
+        "ort-cuda": Recommendation("fp16"),
+        "tensorrt": Recommendation("bf16"),
+        "orin-8gb": Recommendation("int4", vision="fp16"),
     },
 )
