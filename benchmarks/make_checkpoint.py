@@ -27,12 +27,17 @@ from benchmarks.export.checkpoints.shards import SHARD_BYTES, write_shards
 from benchmarks.export.checkpoints.towers import Decoder, Tower
 from glimpse_export.graphs import decoder
 from glimpse_export.model.family import ModelConfigs, find_family
-from glimpse_models import MODELS, Dims
+from glimpse_models import MODELS
+from glimpse_models.qwen2_5_vl.dims import QwenDims
 
-PUBLISHED = [name for name, facts in MODELS.items() if not facts.base.startswith("package:")]
+PUBLISHED = {
+    name: facts.dims
+    for name, facts in MODELS.items()
+    if isinstance(facts.dims, QwenDims) and not facts.base.startswith("package:")
+}
 
 
-def cut(dims: Dims, layers: int | None = None, depth: int | None = None, vocab: int | None = None) -> Dims:
+def cut(dims: QwenDims, layers: int | None = None, depth: int | None = None, vocab: int | None = None) -> QwenDims:
     """Returns smaller dims of the same widths."""
     if layers is not None:
         dims = dataclasses.replace(dims, layers=layers, reduce_layer=max(layers * 2 // 3 - 1, 0))
@@ -43,7 +48,7 @@ def cut(dims: Dims, layers: int | None = None, depth: int | None = None, vocab: 
     return dims if vocab is None else dataclasses.replace(dims, vocab_size=vocab)
 
 
-def write(folder: Path, dims: Dims, seed: int = 0, shard_bytes: int = SHARD_BYTES) -> tuple[Path, Path]:
+def write(folder: Path, dims: QwenDims, seed: int = 0, shard_bytes: int = SHARD_BYTES) -> tuple[Path, Path]:
     """Writes ``base/`` and ``adapter/`` below ``folder``, which appear whole or not at all, and returns them.
 
     Raises:
@@ -64,7 +69,7 @@ def write(folder: Path, dims: Dims, seed: int = 0, shard_bytes: int = SHARD_BYTE
     return folder / "base", folder / "adapter"
 
 
-def _write(folder: Path, dims: Dims, seed: int, shard_bytes: int) -> None:
+def _write(folder: Path, dims: QwenDims, seed: int, shard_bytes: int) -> None:
     base, adapter = folder / "base", folder / "adapter"
     base.mkdir()
     adapter.mkdir()
@@ -92,13 +97,13 @@ def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", choices=PUBLISHED, default=PUBLISHED[0])
+    parser.add_argument("--model", choices=tuple(PUBLISHED), default=next(iter(PUBLISHED)))
     parser.add_argument("--layers", type=int, help="cut the decoder")
     parser.add_argument("--vision-depth", type=int, help="cut the vision encoder")
     parser.add_argument("--vocab", type=int, help="cut the vocabulary")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    dims = cut(MODELS[options.model].dims, options.layers, options.vision_depth, options.vocab)
+    dims = cut(PUBLISHED[options.model], options.layers, options.vision_depth, options.vocab)
     try:
         print(*write(options.folder, dims, options.seed))
     except (OSError, ValueError) as error:

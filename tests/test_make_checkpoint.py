@@ -16,7 +16,8 @@ from benchmarks.export.checkpoints.towers import Decoder
 from benchmarks.make_checkpoint import cut, write
 from glimpse_export import ExportOptions, export, plan
 from glimpse_export.source.checkpoint import Checkpoint
-from glimpse_models import MODELS, Dims
+from glimpse_models import MODELS
+from glimpse_models.qwen2_5_vl.dims import QwenDims
 from glimpse_runtime import load
 from glimpse_runtime.inputs.tokenizer import Tokenizer
 
@@ -44,7 +45,7 @@ def test_exporter_takes_it(made: Path) -> None:
     assert planned.architecture.text.tied
     assert set(planned.checkpoint.dtypes.values()) == {"bfloat16"}
     configs = [json.loads((made / name / "config.json").read_text()) for name in ("base", "adapter")]
-    assert Dims.from_configs(*configs) == SMALL
+    assert QwenDims.from_configs(*configs) == SMALL
 
 
 def test_shards_are_as_published(made: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 from llava_models import GOLDEN, TOWER, copy_model, golden_options, prompt_ids
 
 pytest.importorskip("onnx_ir")
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from glimpse_export import ExportOptions, UnsupportedError, export, plan
@@ -80,7 +81,7 @@ def test_precisions_stay_close_to_float32(
 
 @pytest.mark.parametrize("spelling", [name for name in DIALECTS if name != "ort"])
 def test_a_tower_in_bfloat16(spelling: str, bundles: dict[str, Path]) -> None:
-    """onnxruntime has no products of bfloat16, so the graph is run as the certificate runs it."""
+    """There are no products of bfloat16 in onnxruntime, so the graph is run as the certificate runs it."""
     pixels = np.random.default_rng(0).normal(size=(64, 3 * 14 * 14)).astype(np.float32)
 
     def embeds(precision: str, dialect: str) -> np.ndarray:
