@@ -3,10 +3,10 @@
     python benchmarks/make_checkpoint.py DIR [--model qwen2.5-vl-3b] [--seed 0]
     python benchmarks/make_checkpoint.py DIR --layers 3 --vision-depth 3 --vocab 12672
 
-``DIR/base`` and ``DIR/adapter`` look as published: sizes, tensor names, bfloat16 shards, configuration files. The
-tokenizer knows pocket's words, with special tokens at their published ids. Depths and vocabulary can be cut; the
-glimpse then sits at two thirds of the depth. Weights are distinct; activations are sane and have the few huge channels
-of the real models; answers mean nothing.
+``DIR/base`` and ``DIR/adapter`` look as published: sizes, tensor names, shards, configuration files, a vision tower in
+a folder of its own where the base names one. Depths and vocabulary can be cut; the glimpse then sits at two thirds of
+the depth. Weights are distinct; activations are sane and have the few huge channels of the real models; answers mean
+nothing. ``benchmarks/export/checkpoints`` has a package for each family.
 """
 
 import argparse
@@ -18,14 +18,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.export.checkpoints.adapters import write_adapter
+from benchmarks.export.checkpoints.decoder import Decoder
 from benchmarks.export.checkpoints.draw import Piece, draw_piece
-from benchmarks.export.checkpoints.files import MARKED_TOKENS, Vocabulary, adapter_config, base_files
-from benchmarks.export.checkpoints.shards import SHARD_BYTES, write_shards
-from benchmarks.export.checkpoints.towers import Decoder, Tower
-from glimpse_export.graphs import decoder
+from benchmarks.export.checkpoints.families import FAMILIES
+from benchmarks.export.checkpoints.shards import write_weights
+from glimpse_export.graphs.decoder import expected_tensors
 from glimpse_export.model.family import ModelConfigs, find_family
 from glimpse_models import MODELS, Dims
 
@@ -37,14 +39,14 @@ def cut(dims: Dims, layers: int | None = None, depth: int | None = None, vocab: 
     if layers is not None:
         dims = dataclasses.replace(dims, layers=layers, reduce_layer=max(layers * 2 // 3 - 1, 0))
     if depth is not None:
-        full = tuple(range(depth - 1, -1, -8))[::-1]
-        taps = tuple(range(depth - 1, -1, -max(depth // 4, 1)))[:4]
-        dims = dataclasses.replace(dims, vision_depth=depth, full_attention=full, taps=taps)
+        dims = FAMILIES[type(dims)].cut_vision(dims, depth)
     return dims if vocab is None else dataclasses.replace(dims, vocab_size=vocab)
 
 
-def write(folder: Path, dims: Dims, seed: int = 0, shard_bytes: int = SHARD_BYTES) -> tuple[Path, Path]:
+def write(folder: Path, dims: Dims, seed: int = 0, shard_bytes: int | None = None) -> tuple[Path, Path]:
     """Writes ``base/`` and ``adapter/`` below ``folder``, which appear whole or not at all, and returns them.
+
+    A vision tower that published checkpoints leave in a repository of its own lies beside them, where export finds it.
 
     Raises:
         FileExistsError: the folder holds something already.
@@ -64,27 +66,26 @@ def write(folder: Path, dims: Dims, seed: int = 0, shard_bytes: int = SHARD_BYTE
     return folder / "base", folder / "adapter"
 
 
-def _write(folder: Path, dims: Dims, seed: int, shard_bytes: int) -> None:
-    base, adapter = folder / "base", folder / "adapter"
-    base.mkdir()
-    adapter.mkdir()
-    files = base_files(dims)
+def _write(folder: Path, dims: Dims, seed: int, shard_bytes: int | None) -> None:
+    family = FAMILIES[type(dims)]
+    files = family.files(dims)
     for name, content in files.items():
-        (base / name).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
-    (adapter / "config.json").write_text(json.dumps(adapter_config(dims), indent=2))
-    family = find_family(files["config.json"], "config.json")
-    architecture = family.read_architecture(ModelConfigs.read(base, adapter))
-    tower = Tower(architecture, seed)
-    vocabulary = Vocabulary(dims.vocab_size)
-    marked = [vocabulary.special(token) for token in MARKED_TOKENS]
-    text = Decoder(architecture, vocabulary.words, marked, seed)
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_text = not isinstance(content, bytes)
+        path.write_bytes(json.dumps(content, indent=2, ensure_ascii=False).encode() if is_text else content)
+    base, adapter = folder / "base", folder / "adapter"
+    configs = ModelConfigs.read(base, adapter, folder / family.tower_folder if family.tower_folder else None)
+    architecture = find_family(configs.base, "config.json").read_architecture(configs)
+    of_decoder, words = expected_tensors(architecture), family.words(dims)
+    tower, text = family.tower(architecture, seed), Decoder(architecture, words.count, words.marked, seed)
 
-    def values(piece: Piece) -> object:
-        part = tower if piece.name.startswith("visual.") else text
+    def values(piece: Piece) -> np.ndarray:
+        part = text if piece.name in of_decoder else tower
         return draw_piece(seed, piece, part.recipe(piece.name))
 
-    shapes = decoder.expected_tensors(architecture) | dict(family.vision_tensors(architecture))
-    write_shards(base, shapes, values, shard_bytes)
+    for name, weights in family.weights(architecture).items():
+        write_weights(folder / name, weights.form, weights.shapes, values, shard_bytes, weights.always_index)
     write_adapter(adapter / "new_modules_gp.pt", architecture, tower.residual, seed)
 
 

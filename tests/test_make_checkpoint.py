@@ -10,13 +10,14 @@ import pytest
 pytest.importorskip("onnx_ir")
 pytest.importorskip("torch")
 
-from benchmarks import make_checkpoint
+from benchmarks.export.checkpoints.decoder import Decoder
 from benchmarks.export.checkpoints.draw import Recipe, draw
-from benchmarks.export.checkpoints.towers import Decoder
+from benchmarks.export.checkpoints.qwen2_5_vl.files import Vocabulary
 from benchmarks.make_checkpoint import cut, write
 from glimpse_export import ExportOptions, export, plan
 from glimpse_export.source.checkpoint import Checkpoint
-from glimpse_models import MODELS, Dims
+from glimpse_models import MODELS
+from glimpse_models.qwen2_5_vl.dims import QwenDims
 from glimpse_runtime import load
 from glimpse_runtime.inputs.tokenizer import Tokenizer
 
@@ -44,7 +45,7 @@ def test_exporter_takes_it(made: Path) -> None:
     assert planned.architecture.text.tied
     assert set(planned.checkpoint.dtypes.values()) == {"bfloat16"}
     configs = [json.loads((made / name / "config.json").read_text()) for name in ("base", "adapter")]
-    assert Dims.from_configs(*configs) == SMALL
+    assert QwenDims.from_configs(*configs) == SMALL
 
 
 def test_shards_are_as_published(made: Path) -> None:
@@ -112,9 +113,7 @@ def test_some_tokens_are_kept_and_others_dropped(made: Path, tmp_path: Path) -> 
 
 
 def test_tokenizer_has_published_ids_and_readable_fillers(made: Path, tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text(
-        json.dumps(make_checkpoint.Vocabulary(151936).tokenizer()), encoding="utf-8"
-    )
+    (tmp_path / "tokenizer.json").write_text(json.dumps(Vocabulary(151936).tokenizer()), encoding="utf-8")
     tokenizer = Tokenizer(tmp_path / "tokenizer.json")
     assert tokenizer.encode([("<|im_start|><|vision_start|><|image_pad|><|im_end|>", True)]) == [
         151644,

@@ -99,3 +99,24 @@ def test_a_template_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
 def write(path: Path, data: dict[str, Any]) -> None:
     path.write_text(json.dumps(data))
+
+
+SPACED = (
+    "{% for m in messages %}{{ m['role'] | upper + ': ' }}{% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}<img>\n{% else %}{{ c['text'] + ' ' }}{% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+
+
+def test_earlier_answers_may_start_otherwise_than_the_next_one() -> None:
+    pieces = cut_template(SPACED, "here")
+    assert (pieces.assistant_open, pieces.answer_open) == ("ASSISTANT:", " ")
+    turns = [say("user", "IMAGE", "q"), say("assistant", "a"), say("user", "r")]
+    assert compose(pieces, turns) == "USER: <img>\nq ASSISTANT: a USER: r ASSISTANT:"
+
+
+def test_answers_that_are_opened_in_two_ways_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match="fixed pieces"):
+        cut_template(
+            SPACED.replace("{% if add_generation_prompt %}ASSISTANT", "{% if add_generation_prompt %}BOT"), "here"
+        )

@@ -22,7 +22,7 @@ from glimpse_export.write.output import checked_output, is_taken, missing_bytes
 from glimpse_export.write.runner import StageRunner
 from glimpse_export.write.sources import read_sources
 from glimpse_export.write.stages import WEIGHT_STAGES, weight_bytes
-from glimpse_export.write.stamps import certifier_code, file_spec, stamp_of
+from glimpse_export.write.stamps import certifier_code, file_spec, stamp_of, writers_code
 from glimpse_export.write.work import WorkFolder, stage_folder
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.certificate import CERTIFICATE_NAME
@@ -144,7 +144,8 @@ def _draft(checked: Plan, progress: Progress) -> Manifest:
     sources = read_sources(checked, progress)
     stamps = {stage.name: stamp_of(stage.name, stage.stamp_facts(checked, sources)) for stage in WEIGHT_STAGES}
     if sources.tokenizer is not None:
-        stamps["tokenizer"] = stamp_of("tokenizer", {"file": sources.tokenizer})
+        made_of = {"file": sources.tokenizer, "image": checked.architecture.tokens.image}
+        stamps["tokenizer"] = stamp_of("tokenizer", {**made_of, "code": writers_code(checked.family)})
     if sources.pruners:
         stamps["pruners"] = stamp_of("pruners", {"files": sources.pruners})
     level = checked.options.certify

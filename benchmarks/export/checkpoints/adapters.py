@@ -58,9 +58,9 @@ def _recipe(name: str, shape: tuple[int, ...], architecture: Architecture, tower
     if name.endswith("bias"):
         return Recipe(0.02)
     if ".cond_in_projs." in name:
-        return _condition(tower, scorer.taps[int(name.split(".")[2])] + 1)
+        return tower.reader(scorer.taps[int(name.split(".")[2])] + 1)
     if ".attn_in_proj." in name:
-        return Recipe(unit / SCORE_STD)
+        return Recipe(unit / SCORE_STD, edit=_centre if architecture.glimpse.log_softmax else None)
     if name.endswith(("attn.v_proj.weight", "attn.o_proj.weight")):
         return Recipe(QUIET * unit, edit=_diagonal(1.0 if ".v_proj." in name else -STREAM_RMS))
     return Recipe(unit)
@@ -74,11 +74,6 @@ def _diagonal(size: float) -> Callable[[np.ndarray, int], None]:
     return add
 
 
-def _condition(tower: Residual, layer: int) -> Recipe:
-    """Reads the encoder's residual stream before ``layer``, its huge channels included."""
-    rms = tower.rms(layer)
-
-    def damp(values: np.ndarray, first: int) -> None:
-        values[:, tower.loud_channels] *= np.minimum(3 * rms / tower.loud_sizes(), 1).astype(np.float32)
-
-    return Recipe(1 / (rms * math.sqrt(tower.width)), edit=damp)
+def _centre(values: np.ndarray, first: int) -> None:
+    """Takes what all columns share out of each row: logarithms of softmax have a large part in common."""
+    values -= values.mean(axis=1, keepdims=True)

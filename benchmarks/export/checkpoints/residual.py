@@ -21,6 +21,10 @@ LOUDNESS = 6.0
 MARK = 1.0
 DRIVE = 16.0
 MASSIVE_DAMPING = 0.2
+VISUAL_TOKEN_RMS = 0.05
+"""Size of visual tokens, about that of an embedded word."""
+GELU = 0.65
+"""Size of ``gelu(x)`` for x of unit size."""
 
 
 @dataclass(frozen=True)
@@ -122,16 +126,26 @@ class Residual:
 
         return Recipe(JITTER * gain * whole / rms, gain * whole / rms, damp)
 
-    def attention_output(self, layer: int, mixed: float, value_bias: np.ndarray) -> Recipe:
+    def reader(self, layer: int) -> Recipe:
+        """Returns a projection that reads the stream before ``layer`` as it is, its huge channels damped."""
+        rms = self.rms(layer)
+
+        def damp(values: np.ndarray, first: int) -> None:
+            values[:, self.loud_channels] *= np.minimum(3 * rms / self.loud_sizes(), 1).astype(np.float32)
+
+        return Recipe(1 / (rms * math.sqrt(self.width)), edit=damp)
+
+    def attention_output(self, layer: int, mixed: float, width: int, value_bias: np.ndarray | None) -> Recipe:
         """Returns the attention's output projection.
 
         Args:
             layer: its layer.
             mixed: root mean square of what it reads.
-            value_bias: (columns,) the constant part of what it reads.
+            width: its columns.
+            value_bias: (columns,) the constant part of what it reads, None without one.
         """
-        std = self.attention_part(layer) / (mixed * math.sqrt(len(value_bias)))
-        if layer != self.early:
+        std = self.attention_part(layer) / (mixed * math.sqrt(width))
+        if layer != self.early or value_bias is None:
             return Recipe(std)
         aligned = value_bias / float(value_bias @ value_bias)
 

@@ -1,61 +1,58 @@
-"""Writes safetensors shards piece by piece, so that memory does not grow with the model."""
+"""Writes weights piece by piece, so that memory does not grow with the model."""
 
 import json
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 
 from benchmarks.export.checkpoints.draw import Piece, pieces
-
-SHARD_BYTES = 3_900_000_000
-_ITEM = 2
-Shapes = Mapping[str, tuple[int, ...]]
+from benchmarks.export.checkpoints.formats import Form, Shapes
 
 
-def write_shards(
-    folder: Path, shapes: Shapes, values: Callable[[Piece], np.ndarray], shard_bytes: int = SHARD_BYTES
+def write_weights(
+    folder: Path,
+    form: Form,
+    shapes: Shapes,
+    values: Callable[[Piece], np.ndarray],
+    shard_bytes: int | None = None,
+    always_index: bool = True,
 ) -> None:
-    """Writes bfloat16 shards and their index.
+    """Writes one file or several with their index.
 
     Args:
         folder: where to.
+        form: how they are stored.
         shapes: name and shape of every tensor, in order.
         values: returns the (rows, columns) of a piece; called from several threads.
-        shard_bytes: no shard is larger, unless a single tensor is.
+        shard_bytes: instead of the form's.
+        always_index: a single file is a shard with an index, too.
     """
-    groups = list(_groups(shapes, shard_bytes))
+    groups = list(_groups(form, shapes, shard_bytes or form.shard_bytes))
     weight_map = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for number, group in enumerate(groups, start=1):
-            file = f"model-{number:05}-of-{len(groups):05}.safetensors"
-            _write_shard(folder / file, group, values, pool)
+            several = always_index or len(groups) > 1
+            file = form.shard.format(number=number, count=len(groups)) if several else form.single
+            _write_file(folder / file, form, group, values, pool)
             weight_map |= dict.fromkeys(group, file)
-    total = sum(map(_bytes, shapes.values()))
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+    if several:
+        total = sum(map(form.bytes, shapes.values()))
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        (folder / form.index).write_text(json.dumps(index, indent=2))
 
 
-def _write_shard(path: Path, group: Shapes, values: Callable[[Piece], np.ndarray], pool: ThreadPoolExecutor) -> None:
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    starts, end = {}, 0
-    for name, shape in group.items():
-        starts[name], end = end, end + _bytes(shape)
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [starts[name], end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    head = len(text).to_bytes(8, "little") + text
-    with path.open("wb") as file:
-        file.write(head)
-        file.flush()
+def _write_file(
+    path: Path, form: Form, group: Shapes, values: Callable[[Piece], np.ndarray], pool: ThreadPoolExecutor
+) -> None:
+    starts = form.begin(path, group, form.dtype)
+    with path.open("r+b") as file:
 
         def put(piece: Piece) -> None:
-            data = memoryview(values(piece).astype(ml_dtypes.bfloat16).view(np.uint8)).cast("B")
-            offset = len(head) + starts[piece.name] + piece.first * piece.columns * _ITEM
+            data = memoryview(values(piece).astype(form.dtype).view(np.uint8)).cast("B")
+            offset = starts[piece.name] + piece.first * piece.columns * form.dtype.itemsize
             while data:
                 written = os.pwrite(file.fileno(), data, offset)
                 data, offset = data[written:], offset + written
@@ -64,17 +61,13 @@ def _write_shard(path: Path, group: Shapes, values: Callable[[Piece], np.ndarray
             pass
 
 
-def _groups(shapes: Shapes, shard_bytes: int) -> Iterator[Shapes]:
+def _groups(form: Form, shapes: Shapes, shard_bytes: int) -> Iterator[Shapes]:
     group: dict[str, tuple[int, ...]] = {}
     size = 0
     for name, shape in shapes.items():
-        if group and size + _bytes(shape) > shard_bytes:
+        if group and size + form.bytes(shape) > shard_bytes:
             yield group
             group, size = {}, 0
         group[name] = shape
-        size += _bytes(shape)
+        size += form.bytes(shape)
     yield group
-
-
-def _bytes(shape: tuple[int, ...]) -> int:
-    return math.prod(shape) * _ITEM

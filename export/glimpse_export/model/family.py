@@ -168,7 +168,7 @@ class Family(Protocol):
         ...
 
     def profiles(self, architecture: Architecture, usual: int, largest: int) -> dict[str, Profile]:
-        """Returns the ranges of dimensions that only this family's graphs have.
+        """Returns the ranges of dimensions that only this family's graphs have, or that differ from others'.
 
         Args:
             architecture: the model.

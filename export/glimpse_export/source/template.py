@@ -85,7 +85,7 @@ def compose(pieces: PromptSpec, messages: Sequence[Message]) -> str:
     around = {
         "system": (pieces.system_open, pieces.system_close),
         "user": (pieces.user_open, pieces.user_close),
-        "assistant": (pieces.assistant_open, pieces.assistant_close),
+        "assistant": (pieces.assistant_open + pieces.answer_open, pieces.assistant_close),
     }
     for message in messages:
         start, end = around[message["role"]]
@@ -103,7 +103,10 @@ def _cut(render: "_Renderer") -> PromptSpec:
     if not after_user.startswith(user_close) or not assistant_open:
         raise ValueError
     turns = render([_say("user", _USER), _say("assistant", _ANSWER), _say("user", _AGAIN)])
-    _, after_answer = _around(turns, _ANSWER)
+    before_answer, after_answer = _around(turns, _ANSWER)
+    opened = _around(before_answer, _USER)[1]
+    if not opened.startswith(after_user):
+        raise ValueError
     between, _ = _around(after_answer, _AGAIN)
     if not between.startswith(user_close):
         raise ValueError
@@ -122,8 +125,9 @@ def _cut(render: "_Renderer") -> PromptSpec:
         default_system = head[len(system_open) : len(head) - len(system_close)]
     pictured = render([{"role": "user", "content": [_IMAGE, {"type": "text", "text": _USER}]}])
     image = _around(pictured, _USER)[0][len(before_user) :]
+    answer_open = opened[len(after_user) :]
     return PromptSpec(
-        default_system, system_open, system_close, user_open, user_close, assistant_open, user_close, image
+        default_system, system_open, system_close, user_open, user_close, assistant_open, user_close, image, answer_open
     )
 
 

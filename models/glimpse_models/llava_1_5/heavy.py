@@ -93,8 +93,9 @@ class Llava15:
         return limits.image_text(images)
 
     def profiles(self, architecture: Architecture, usual: int, largest: int) -> dict[str, Profile]:
-        """Returns nothing: no dimension is the family's alone."""
-        return {}
+        """Returns the number of patches, which is the same for all images."""
+        tokens = _vision(architecture).tokens
+        return {"patches": Profile(tokens, tokens, tokens)}
 
     def record(self, architecture: Architecture, images: ImageRules) -> dict[str, Any]:
         """Returns the manifest's record."""

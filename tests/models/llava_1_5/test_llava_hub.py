@@ -10,8 +10,9 @@ from llava_models import GOLDEN, TOWER
 
 pytest.importorskip("huggingface_hub")
 pytest.importorskip("onnx_ir")
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
+import torch
 from safetensors.torch import save
 
 EXPORT = "glimpse_export.cli.export"

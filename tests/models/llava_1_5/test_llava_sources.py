@@ -12,8 +12,9 @@ from conftest import edit_json
 from llava_models import GOLDEN, TOWER, copy_model
 
 pytest.importorskip("onnx_ir")
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
+import torch
 from safetensors.torch import save_file
 
 from glimpse_export import ExportOptions, export, plan

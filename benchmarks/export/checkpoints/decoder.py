@@ -1,4 +1,4 @@
-"""The weights of the decoder and of the vision encoder, scaled for sane activations."""
+"""The weights of the decoder, scaled for sane activations."""
 
 import math
 import re
@@ -14,18 +14,17 @@ SHARPNESS = 1.3
 """Size of queries and keys: scores of standard deviation 1.7, attention over some dozens of rows."""
 LOGIT_STD = 3.0
 EMBEDDING_STD = 0.02
-VISUAL_TOKEN_RMS = 0.05
 ROW_SPREAD = 0.3
 UNUSED_ROWS = 0.05
 MIXED = 0.5
 """Size of attention-weighted values of unit size."""
-SILU_GATED, GELU = 0.6, 0.65
-"""Size of ``silu(x) * y`` and of ``gelu(x)`` for x, y of unit size."""
+SILU_GATED = 0.6
+"""Size of ``silu(x) * y`` for x, y of unit size."""
 QUERY_BIAS = 4.0
 KEY_BIAS = (2.0, 4.0)
 HUGE_KEY_BIAS = (60.0, 200.0)
 VALUE_BIAS, EARLY_VALUE_BIAS = 0.1, 0.5
-_LAYER = re.compile(r"(?:model\.layers|visual\.blocks)\.(\d+)\.(.+)")
+_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
 
 class Decoder:
@@ -51,7 +50,7 @@ class Decoder:
             start=EMBEDDING_STD,
             first=0.15,
             last=3.0,
-            loud=(15.0, -8.0),
+            loud=(15.0, -8.0) if text.qkv_bias else (),
             varied=5.0,
             massive=(1000.0, -400.0),
             seed=seed,
@@ -86,7 +85,7 @@ class Decoder:
             case "self_attn.v_proj.bias":
                 return Recipe(EARLY_VALUE_BIAS if layer == residual.early else VALUE_BIAS)
             case "self_attn.o_proj.weight":
-                return residual.attention_output(layer, MIXED, self._value_bias(layer))
+                return residual.attention_output(layer, MIXED, hidden, self._value_bias(layer))
             case "mlp.gate_proj.weight" | "mlp.up_proj.weight":
                 return residual.mlp_input(layer, self._text.intermediate_size)
             case "mlp.down_proj.weight":
@@ -117,71 +116,10 @@ class Decoder:
 
         return Recipe(0.3, edit=enlarge)
 
-    def _value_bias(self, layer: int) -> np.ndarray:
-        """What attention adds to every row whatever it looks at, (hidden,)."""
+    def _value_bias(self, layer: int) -> np.ndarray | None:
+        """What attention adds to every row whatever it looks at, (hidden,); None where values have no bias."""
         name, text = f"model.layers.{layer}.self_attn.v_proj.bias", self._text
+        if not text.qkv_bias:
+            return None
         bias = draw(self._seed, name, (text.kv_heads * text.head_dim,), self.recipe(name))
         return bias.reshape(text.kv_heads, -1).repeat(text.heads // text.kv_heads, axis=0).ravel()
-
-
-class Tower:
-    """Recipes of ``visual.*``."""
-
-    def __init__(self, architecture: Architecture, seed: int) -> None:
-        """Prepares."""
-        self._vision = vision = architecture.vision
-        self._seed = seed
-        self.residual = Residual(
-            width=vision.hidden_size,
-            depth=vision.depth,
-            start=0.5,
-            first=0.6,
-            last=4.0,
-            loud=(25.0, -12.0),
-            varied=8.0,
-            massive=(),
-            seed=seed,
-            name="vision",
-        )
-
-    def recipe(self, name: str) -> Recipe:
-        """Returns the recipe of one tensor."""
-        vision, residual = self._vision, self.residual
-        hidden, merged = vision.hidden_size, vision.hidden_size * vision.merge_unit
-        found = _LAYER.fullmatch(name)
-        if found is None:
-            return {
-                "visual.patch_embed.proj.weight": Recipe(residual.start / math.sqrt(vision.patch_values)),
-                "visual.merger.ln_q.weight": residual.norm(vision.depth),
-                "visual.merger.mlp.0.weight": Recipe(1 / math.sqrt(merged)),
-                "visual.merger.mlp.0.bias": Recipe(0.05),
-                "visual.merger.mlp.2.weight": Recipe(VISUAL_TOKEN_RMS / (GELU * math.sqrt(merged))),
-                "visual.merger.mlp.2.bias": Recipe(0.1 * VISUAL_TOKEN_RMS),
-            }[name]
-        block, part = int(found[1]), found[2]
-        match part:
-            case "norm1.weight":
-                return residual.norm(block)
-            case "norm2.weight":
-                return residual.norm(block, second=True)
-            case "attn.qkv.weight":
-                return Recipe(1 / math.sqrt(hidden), edit=self._sharpen)
-            case "attn.qkv.bias":
-                values = EARLY_VALUE_BIAS if block == residual.early else VALUE_BIAS
-                return Recipe(values)
-            case "attn.proj.weight":
-                return residual.attention_output(block, MIXED, self._value_bias(block))
-            case "mlp.down_proj.weight":
-                return residual.mlp_output(block, vision.intermediate_size, SILU_GATED)
-            case "attn.proj.bias" | "mlp.down_proj.bias":
-                return Recipe(0.1 * residual.attention_part(block))
-            case "mlp.gate_proj.bias" | "mlp.up_proj.bias":
-                return Recipe(0.05)
-        return Recipe(1 / math.sqrt(hidden))
-
-    def _sharpen(self, values: np.ndarray, first: int) -> None:
-        values[: max(2 * self._vision.hidden_size - first, 0)] *= np.float32(SHARPNESS)
-
-    def _value_bias(self, block: int) -> np.ndarray:
-        name, hidden = f"visual.blocks.{block}.attn.qkv.bias", self._vision.hidden_size
-        return draw(self._seed, name, (3 * hidden,), self.recipe(name))[2 * hidden :]

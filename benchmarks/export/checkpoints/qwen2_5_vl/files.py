@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from glimpse_export.source.resolve import resolve
-from glimpse_models import Dims
+from glimpse_models.qwen2_5_vl.dims import QwenDims
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -69,7 +69,7 @@ class Vocabulary:
         return content
 
 
-def base_files(dims: Dims) -> dict[str, dict[str, Any]]:
+def base_files(dims: QwenDims) -> dict[str, dict[str, Any]]:
     """Returns the base checkpoint's JSON files by name."""
     vocabulary = Vocabulary(dims.vocab_size)
     end, start = vocabulary.special("<|im_end|>"), vocabulary.special("<|endoftext|>")
@@ -116,7 +116,7 @@ def base_files(dims: Dims) -> dict[str, dict[str, Any]]:
     }
 
 
-def base_config(dims: Dims) -> dict[str, Any]:
+def base_config(dims: QwenDims) -> dict[str, Any]:
     """Returns the base's ``config.json``."""
     special = Vocabulary(dims.vocab_size).special
     return {
@@ -168,7 +168,7 @@ def base_config(dims: Dims) -> dict[str, Any]:
     }
 
 
-def adapter_config(dims: Dims) -> dict[str, Any]:
+def adapter_config(dims: QwenDims) -> dict[str, Any]:
     """Returns the adapter's ``config.json``: the base's fields and those of GlimpsePrune."""
     return {
         **base_config(dims),
