@@ -1,4 +1,4 @@
-"""Every tensor of the checkpoint must be used by the graph it belongs to, and transformers must know it."""
+"""Every tensor that answers depend on must be used by its graph, and the original must know every tensor there is."""
 
 import re
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ _COMPUTED = ".inv_freq"
 
 
 def check_inventory(checked: Plan, base: Reference, stored: dict[str, StoredWeights], recorder: Recorder) -> None:
-    """Compares the names of the checkpoint, of transformers' model and of the graphs' weights.
+    """Compares the names of the checkpoint, of the original and of the graphs' weights.
 
     Raises:
         Stop: a tensor is missing, so that its layer cannot be computed.
     """
     tied, vision = checked.architecture.text.tied, checked.family.vision_tensors(checked.architecture)
     needed = base.names | (set() if tied else {_HEAD})
-    harmless = {_HEAD} if tied else set()
+    harmless = base.unused | ({_HEAD} if tied else set())
     for name in sorted(set(checked.checkpoint.shapes) - needed - harmless):
         if _COMPUTED not in name:
             recorder.at_most("checkpoint", None, f"{UNKNOWN} {name}", 1, 0)

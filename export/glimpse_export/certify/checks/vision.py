@@ -15,7 +15,6 @@ from glimpse_export.certify.trials.inputs import Inputs
 from glimpse_export.certify.written.cuts import EXACT, FAST, GraphFile, Piece
 from glimpse_export.certify.written.stored import StoredWeights
 from glimpse_export.certify.written.weights import WeightCheck
-from glimpse_export.model.architecture import Architecture
 from glimpse_export.weights.precision import INTEGER
 from glimpse_runtime.arrays import FloatArray
 from glimpse_runtime.bundle.manifest import Manifest, StageSpec
@@ -38,14 +37,13 @@ class Seen:
 
 
 class VisionCheck:
-    """Runs transformers' encoder and the written graph side by side."""
+    """Runs the original's encoder and the written graph side by side."""
 
     def __init__(
         self,
         folder: Path,
         manifest: Manifest,
         stages: Mapping[str, StageSpec],
-        architecture: Architecture,
         base: Reference,
         weights: WeightCheck,
         inputs: Inputs,
@@ -56,7 +54,7 @@ class VisionCheck:
         self._graph = GraphFile(folder / stages[STAGE].file)
         self.stored = StoredWeights(self._graph)
         self._precision = manifest.precision[STAGE]
-        self._depth, self._taps = architecture.vision.depth, architecture.scorer.taps
+        self._taps = base.taps
         self._base, self._weights, self._recorder, self._bounds = base, weights, recorder, bounds
         self._images = inputs.images
         self._grids = [(image.grid.rows, image.grid.columns) for image in inputs.images]
@@ -89,8 +87,9 @@ class VisionCheck:
         return ours, reference
 
     def _embed(self, _: int, layer: Layer, pixels: torch.Tensor) -> torch.Tensor:
-        self._hidden, reference = self._step(layer, pixels, None, ["pixel_values"], "patch_embed", pixels)
-        return reference
+        self._hidden, out = self._step(layer, pixels, None, ["pixel_values"], "patch_embed", pixels)
+        self._tap(-1, out.numpy())
+        return out
 
     def _block(self, index: int, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
         before = _mark(index - 1)
@@ -101,15 +100,17 @@ class VisionCheck:
         for name in ("relative_l2", "cosine", "max_abs"):
             value = getattr(measure, name)(joined, reference)
             self._recorder.at_most(STAGE, index, f"hidden_{name}", value, None)
-        if index in self._taps:
-            self._tapped[index] = self._hidden
-            self._reference_taps[index] = reference
+        self._tap(index, reference)
         return out
 
-    def _merge(self, _: int, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
+    def _tap(self, block: int, reference: FloatArray) -> None:
+        """Keeps what both sides have behind a block that the scorer reads."""
+        if block in self._taps:
+            self._tapped[block], self._reference_taps[block] = self._hidden, reference
+
+    def _merge(self, block: int, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
         mine = torch.from_numpy(np.concatenate(self._hidden))[self._order]
-        before = _mark(self._depth - 1)
-        self._embeds, out = self._step(layer, hidden, None, [before], "image_embeds", mine)
+        self._embeds, out = self._step(layer, hidden, None, [_mark(block)], "image_embeds", mine)
         back = torch.empty_like(out)
         back[self._arranged.token_order] = out
         self._reference_embeds = back.numpy()
