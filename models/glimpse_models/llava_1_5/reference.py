@@ -62,39 +62,26 @@ class LlavaReference:
         tables: Any = type(self._model.vision_tower)(vision)
         self._tower.embeddings.position_ids = _inner(tables).embeddings.position_ids
         self._entry = _Entry(self._tower.embeddings, self._tower.pre_layrnorm)
-        self._blocks, self._layers = list(self._tower.encoder.layers), list(self._model.language_model.layers)
         self._norm, self._projector = self._model.language_model.norm, _Projector(self._model.multi_modal_projector)
-        self._side, self._patch, self._pixels = (
-            vision.image_size // vision.patch_size,
-            vision.patch_size,
-            vision.image_size,
+        self._layers, tower_layers = list(self._model.language_model.layers), list(self._tower.encoder.layers)
+        self._pixels, self._patch = vision.image_size, vision.patch_size
+        self._side = self._pixels // self._patch
+        # Hidden states count from what enters block 0.
+        behind = range(-1, len(tower_layers))
+        self._taps = tuple(behind[number] for number in configs.adapter.get("selected_visual_layers", _TAPS))
+        self._selected = behind[settings.vision_feature_layer]
+        self._blocks = tower_layers[: max(self._selected, *self._taps) + 1]
+        # Now: when it runs, stand-ins without tensors take the place of the layers.
+        text_names = {f"model.{name}" for name, _ in self._model.language_model.named_parameters()}
+        blocks = (tensor_names(_block_prefix(index), block) for index, block in enumerate(self._blocks))
+        self._used = text_names.union(
+            tensor_names(_PROJECTOR, self._projector), tensor_names(_TOWER, self._entry), *blocks
         )
-        self._taps = tuple(self._block(number) for number in configs.adapter.get("selected_visual_layers", _TAPS))
-        self._selected = self._block(settings.vision_feature_layer)
-        self._known = self._names()
-
-    def _block(self, number: int) -> int:
-        """The block that gives hidden states of some number, -1 for what enters the first."""
-        return range(len(self._blocks) + 1)[number] - 1
-
-    def _names(self) -> tuple[set[str], set[str]]:
-        """Names of the tensors that answers depend on, and of the tower's others."""
-        last = max(self._selected, *self._taps)
-        text = {f"model.{name}" for name, _ in self._model.language_model.named_parameters()}
-        used = {*text, *tensor_names(_PROJECTOR, self._projector), *tensor_names(_TOWER, self._entry)}
-        for index, block in enumerate(self._blocks[: last + 1]):
-            used |= set(tensor_names(_block_prefix(index), block))
-        return used, set(tensor_names(_TOWER, self._tower)) - used
 
     @property
     def names(self) -> set[str]:
-        """Names of all tensors that answers depend on, without the LM head."""
-        return self._known[0]
-
-    @property
-    def unused(self) -> set[str]:
-        """The blocks behind the last one that is read, and the norm behind all."""
-        return self._known[1]
+        """Names of all tensors that answers depend on: without blocks behind the last one that is read."""
+        return self._used
 
     @property
     def layers(self) -> int:
@@ -153,8 +140,9 @@ class LlavaReference:
 
         def merged(index: int, rows: torch.Tensor) -> torch.Tensor:
             if index == self._selected:
-                names = tensor_names(_PROJECTOR, self._projector)
-                merge(index, Layer(names, _PROJECTOR, self._projector, (), {}, self._without_class, _joined), rows)
+                projector = self._projector
+                names = tensor_names(_PROJECTOR, projector)
+                merge(index, Layer(names, _PROJECTOR, projector, (), {}, self._without_class, _joined), rows)
             return self._by_image(rows)
 
         def entered(_: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
@@ -167,12 +155,11 @@ class LlavaReference:
             by_rows = replace(layer, enter=self._by_image, leave=_joined)
             return merged(index, block(index, by_rows, _joined(hidden)))
 
-        blocks = self._blocks[: max(self._selected, *self._taps) + 1]
         wrapped = layers_are_wrapped()
         tower.embeddings, tower.pre_layrnorm = StandIn(entered), torch.nn.Identity()
         tower.post_layernorm = torch.nn.Identity()
         tower.encoder.layers = torch.nn.ModuleList(
-            stand_in(_block_prefix(index), module, index, run, wrapped) for index, module in enumerate(blocks)
+            stand_in(_block_prefix(index), module, index, run, wrapped) for index, module in enumerate(self._blocks)
         )
         tower(pixel_values=self._joined_patches(patches))
 
@@ -252,15 +239,17 @@ class _Projector(torch.nn.Module):
 
 def _settings(configs: ModelConfigs) -> Any:
     """Returns the description of the model in the words of transformers."""
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+    from transformers import CLIPConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig
 
     base = _plain(configs.base)
-    if "mm_vision_tower" in base:
-        tower, text = _plain(configs.tower), LlamaConfig(**base)
-        vision = CLIPVisionConfig(**_plain(tower.get("vision_config", tower)))
+    if base.get("mm_vision_tower") is not None:
+        tower = _plain(configs.tower)
+        halves: dict[str, Any] = {
+            key: _plain(tower[key]) for key in ("vision_config", "vision_config_dict") if tower.get(key)
+        }
         return LlavaConfig(
-            vision_config=vision,
-            text_config=text,
+            vision_config=CLIPConfig(**halves).vision_config if halves else CLIPVisionConfig(**tower),
+            text_config=LlamaConfig(**base),
             projector_hidden_act="gelu",
             vision_feature_layer=base.get("mm_vision_select_layer", _SELECTED),
         )

@@ -69,11 +69,6 @@ class BaseModel:
         return {name if name.startswith("visual.") else f"model.{name[len('language_model.') :]}" for name in names}
 
     @property
-    def unused(self) -> set[str]:
-        """Every tensor has a part in the answers."""
-        return set()
-
-    @property
     def layers(self) -> int:
         """Number of decoder layers."""
         return len(self._layers)

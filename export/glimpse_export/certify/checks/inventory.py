@@ -24,7 +24,7 @@ def check_inventory(checked: Plan, base: Reference, stored: dict[str, StoredWeig
     """
     tied, vision = checked.architecture.text.tied, checked.family.vision_tensors(checked.architecture)
     needed = base.names | (set() if tied else {_HEAD})
-    harmless = base.unused | ({_HEAD} if tied else set())
+    harmless = {_HEAD} if tied else set()
     for name in sorted(set(checked.checkpoint.shapes) - needed - harmless):
         if _COMPUTED not in name:
             recorder.at_most("checkpoint", None, f"{UNKNOWN} {name}", 1, 0)

@@ -114,7 +114,6 @@ class Reference(Protocol):
 
     Attributes:
         names: names of all tensors that answers depend on, without the LM head.
-        unused: names of tensors that the original has beside them.
         layers: number of decoder layers.
         taps: the blocks of the vision encoder whose states the scorer reads, in its order; -1 is before the first.
         around_image: ids that the original asks for before and behind an image's in any prompt.
@@ -123,11 +122,6 @@ class Reference(Protocol):
     @property
     def names(self) -> set[str]:
         """Names of all tensors that answers depend on, without the LM head."""
-        ...
-
-    @property
-    def unused(self) -> set[str]:
-        """Names of tensors that the original has beside them."""
         ...
 
     @property
