@@ -9,7 +9,7 @@ import torch
 
 from glimpse_export.certify.measures import measure
 from glimpse_export.certify.measures.bounds import Bounds
-from glimpse_export.certify.measures.record import Recorder
+from glimpse_export.certify.measures.record import Recorder, Stop
 from glimpse_export.certify.reference.base import Layer, Reference
 from glimpse_export.certify.trials.inputs import Inputs
 from glimpse_export.certify.written.cuts import EXACT, FAST, GraphFile, Piece
@@ -125,6 +125,9 @@ class VisionCheck:
         inputs = self._hidden if end != "patch_embed" else [image.pixel_values for image in self._images]
         ours = self._piece(starts, end, inputs)
         self._recorder.finite(STAGE, index, *ours)
+        if sum(map(len, ours)) != len(out):
+            self._recorder.at_most(STAGE, index, "different_rows", abs(sum(map(len, ours)) - len(out)), 0)
+            raise Stop
         original = layer(mine, weights).numpy() if self._precision != "fp32" else None
         self._weights.swap(weights, self.stored, STAGE, index, lambda name: self._precision)
         if original is not None:
