@@ -16,7 +16,7 @@ from glimpse_export.certify.written.cuts import EXACT, FAST, GraphFile, Piece
 from glimpse_export.certify.written.stored import StoredWeights
 from glimpse_export.certify.written.weights import WeightCheck
 from glimpse_export.weights.precision import INTEGER
-from glimpse_runtime.arrays import FloatArray
+from glimpse_runtime.arrays import Array, FloatArray
 from glimpse_runtime.bundle.manifest import Manifest, StageSpec
 from glimpse_runtime.inputs.family import open_family
 
@@ -61,7 +61,10 @@ class VisionCheck:
         self._arranged = base.arrange(self._grids)
         self._order = self._arranged.order
         family = open_family(manifest)
-        self._tables = [family.vision_inputs(image.grid) for image in inputs.images]
+        # A graph that reads other states than it should needs the pixels to get at them.
+        self._given: list[dict[str, Array]] = [
+            {"pixel_values": image.pixel_values, **family.vision_inputs(image.grid)} for image in inputs.images
+        ]
         self._hidden: list[FloatArray] = []
         self._tapped: dict[int, list[FloatArray]] = {}
         self._reference_taps: dict[int, FloatArray] = {}
@@ -154,8 +157,8 @@ class VisionCheck:
         piece = Piece(self._graph, starts, [end], level)
         marked = starts[0] != "pixel_values"
         outputs = []
-        for hidden, tables in zip(inputs, self._tables, strict=True):
-            (out,) = piece({starts[0]: hidden[None] if marked else hidden, **tables})
+        for hidden, given in zip(inputs, self._given, strict=True):
+            (out,) = piece({**given, starts[0]: hidden[None] if marked else hidden})
             outputs.append(out[0] if out.ndim == 3 else out)
         return outputs
 
@@ -163,8 +166,8 @@ class VisionCheck:
         """The graph's own taps of the bundle's block outputs; how they are put together is checked here too."""
         piece = Piece(self._graph, [_mark(tap) for tap in self._taps], ["features"])
         outputs = []
-        for index in range(len(self._images)):
-            (out,) = piece({_mark(tap): self._tapped[tap][index][None] for tap in self._taps})
+        for index, given in enumerate(self._given):
+            (out,) = piece({**given, **{_mark(tap): self._tapped[tap][index][None] for tap in self._taps}})
             outputs.append(out)
             for place, tap in enumerate(self._taps):
                 expected = self._arranged.tap(self._tapped[tap][index])
