@@ -117,8 +117,7 @@ class LlavaReference:
         """Returns the ids of a question about an image, by the original's conversation and tokenizer."""
         from glimpse_models.llava_1_5.reference_prompt import prompt_ids
 
-        found: list[int] = prompt_ids(base, question, sum(rows * columns for rows, columns in grids), image_token)
-        return found
+        return prompt_ids(base, question, [rows * columns for rows, columns in grids], image_token)
 
     def arrange(self, grids: Sequence[tuple[int, int]]) -> Arrangement:
         """Returns how vision states lie: in order, the class row before an image's patches."""

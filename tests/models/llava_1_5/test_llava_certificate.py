@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 
 import torch
 from certifying import Written, sabotage
-from conftest import GOLDEN
+from llava_models import GOLDEN, TOWER
 
 from glimpse_export import ExportOptions, plan
 from glimpse_export.certify import certify
@@ -29,8 +29,6 @@ from glimpse_models.llava_1_5.vision import VisionAuthor
 from glimpse_runtime.bundle.certificate import Certificate
 from glimpse_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 
-LLAVA = GOLDEN.parent / "llavaA"
-TOWER = LLAVA / "openai" / "clip-vit-large-patch14-336"
 LAYOUTS = ("base", "base_llava_hf")
 DIALECTS = (("ort",), ("opset24", "plain"))
 Patch = pytest.MonkeyPatch
@@ -47,9 +45,9 @@ def one_thread() -> Any:
 
 def write(out: Path, precision: str = "fp32", layout: str = "base", dialects: tuple[str, ...] = ("ort",)) -> Written:
     options = ExportOptions(
-        str(LLAVA / layout),
-        str(LLAVA / "adapter"),
-        vision_tower=str(TOWER) if layout == "base" else None,
+        str(GOLDEN / layout),
+        str(GOLDEN / "adapter"),
+        vision_tower=str(GOLDEN / TOWER) if layout == "base" else None,
         precision=Precision.choose(precision, gpu="ort" not in dialects, vision=precision),
         dialects=dialects,
         tokenizer=False,
@@ -71,7 +69,7 @@ def test_a_bundle_passes(tmp_path: Path) -> None:
     assert figures(found, "different_positions") == [0, 0, 0], "no prompt shows two images"
     assert figures(found, "tokens") == [3 * 8]
     assert len(figures(found, "tap_graph_error")) == 4 * 3
-    assert str(LLAVA) not in found.to_json()
+    assert str(GOLDEN) not in found.to_json()
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from conftest import GOLDEN  # noqa: E402
+from llava_models import GOLDEN, TOWER  # noqa: E402
 from PIL import Image  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
@@ -19,27 +19,25 @@ from glimpse_export.certify.reference.base import Layer  # noqa: E402
 from glimpse_export.model.family import ModelConfigs  # noqa: E402
 from glimpse_models.llava_1_5.reference import LlavaReference  # noqa: E402
 
-LLAVA = GOLDEN.parent / "llavaA"
-TOWER = LLAVA / "openai" / "clip-vit-large-patch14-336"
-CASES = sorted(path.stem for path in (LLAVA / "cases").glob("*.npz"))
+CASES = sorted(path.stem for path in (GOLDEN / "cases").glob("*.npz"))
 CLOSE: Any = {"rtol": 1e-4, "atol": 1e-4}
 Tensors = dict[str, Any]
 
 
 def configs(layout: str) -> ModelConfigs:
-    return ModelConfigs.read(LLAVA / layout, LLAVA / "adapter", TOWER if layout == "base" else None)
+    return ModelConfigs.read(GOLDEN / layout, GOLDEN / "adapter", GOLDEN / TOWER if layout == "base" else None)
 
 
 def authors_weights() -> Tensors:
     found: Tensors = {}
-    for file in (*(LLAVA / "base").glob("pytorch_model-*.bin"), TOWER / "pytorch_model.bin"):
+    for file in (*(GOLDEN / "base").glob("pytorch_model-*.bin"), GOLDEN / TOWER / "pytorch_model.bin"):
         found |= torch.load(file, weights_only=True)
     return {name: tensor.float() for name, tensor in found.items()}
 
 
 def hf_weights() -> Tensors:
     found: Tensors = {}
-    for name, tensor in load_file(LLAVA / "base_llava_hf" / "model.safetensors").items():
+    for name, tensor in load_file(GOLDEN / "base_llava_hf" / "model.safetensors").items():
         for theirs, ours in (
             ("language_model.", ""),
             ("vision_tower.", ""),
@@ -58,14 +56,14 @@ def side(request: pytest.FixtureRequest) -> tuple[LlavaReference, Tensors]:
 
 
 def pictures(case: str) -> Image.Image:
-    (name,) = json.loads((LLAVA / "cases" / f"{case}.json").read_text())["images"]
-    return Image.open(LLAVA / "images" / Path(name["file"] if isinstance(name, dict) else name).name).convert("RGB")
+    (name,) = json.loads((GOLDEN / "cases" / f"{case}.json").read_text())["images"]
+    return Image.open(GOLDEN / "images" / Path(name["file"] if isinstance(name, dict) else name).name).convert("RGB")
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_images_and_decoder_are_the_authors(case: str, side: tuple[LlavaReference, Tensors]) -> None:
     reference, weights = side
-    golden = np.load(LLAVA / "cases" / f"{case}.npz")
+    golden = np.load(GOLDEN / "cases" / f"{case}.npz")
     states: dict[int, Any] = {}
     embeds: list[Any] = []
 
