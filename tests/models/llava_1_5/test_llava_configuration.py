@@ -127,9 +127,7 @@ def test_hidden_states_become_blocks() -> None:
     # hidden_states 4, 3, 2, 1 and -2 of five blocks, the last of which is left out.
     assert read(golden(AUTHORS)).scorer.taps == (3, 2, 1, 0)
     assert (vision.projected, vision.depth, vision.tower_depth) == (3, 4, 5)
-    deeper = change(
-        change(golden(AUTHORS), "base.mm_vision_select_layer", 1), "adapter.selected_visual_layers", [-1, 0]
-    )
+    deeper = change(change(golden(AUTHORS), "base.mm_vision_select_layer", 1), "adapter.selected_visual_layers", [-1, 0])
     found = read(deeper)
     assert found.scorer.taps == (4, -1)
     assert (found.vision.projected, found.vision.depth) == (0, 5)  # type: ignore[attr-defined]
