@@ -101,7 +101,6 @@ class Walk:
             self._folder,
             manifest,
             self._stages,
-            self._architecture,
             self._base,
             self._weights,
             inputs,

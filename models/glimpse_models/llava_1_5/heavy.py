@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from glimpse_export.errors import UnsupportedError
 from glimpse_export.graphs.dialects import Dialect
@@ -14,11 +14,9 @@ from glimpse_models.llava_1_5 import ARCHITECTURE, configuration, image_rules, l
 from glimpse_models.llava_1_5.architecture import LlavaVision
 from glimpse_models.llava_1_5.estimate import working_values
 from glimpse_models.llava_1_5.record import ImageRules, Record
+from glimpse_models.llava_1_5.reference import LlavaReference
 from glimpse_runtime.bundle.manifest import Profile, PromptSpec
 from glimpse_runtime.bundle.records import plain
-
-if TYPE_CHECKING:
-    from glimpse_export.certify.reference.base import Reference
 
 
 class Llava15:
@@ -124,11 +122,9 @@ class Llava15:
 
         write_tokenizer(base, architecture, target)
 
-    def reference(self, configs: ModelConfigs) -> "Reference":
-        """Returns the original without weights."""
-        from glimpse_models.llava_1_5.reference import Reference
-
-        return Reference(configs)
+    def reference(self, configs: ModelConfigs) -> LlavaReference:
+        """Returns transformers' own model without weights."""
+        return LlavaReference(configs)
 
 
 def _vision(architecture: Architecture) -> LlavaVision:

@@ -127,7 +127,7 @@ class Qwen25VL:
 
     def reference(self, configs: ModelConfigs) -> BaseModel:
         """Returns transformers' own model without weights."""
-        return BaseModel(dict(configs.base))
+        return BaseModel(configs)
 
 
 def _vision(architecture: Architecture) -> QwenVision:

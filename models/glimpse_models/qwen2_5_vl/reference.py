@@ -14,18 +14,22 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer
 
-from glimpse_export.certify.reference.base import Arrangement, Visit, stand_in
+from glimpse_export.certify.reference.base import Arrangement, Visit, layers_are_wrapped, stand_in
 from glimpse_export.certify.reference.libraries import lacking
+from glimpse_export.model.family import ModelConfigs
 from glimpse_export.source.template import read_template, render_template
 from glimpse_models.qwen2_5_vl.record import ImageRules
 from glimpse_runtime.arrays import FloatArray, IntArray
+
+# The reference's default, for an adapter that does not say.
+_TAPS = (8,)
 
 
 class BaseModel:
     """transformers' Qwen2.5-VL without weights."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        """Builds the model from the base checkpoint's ``config.json``.
+    def __init__(self, configs: ModelConfigs) -> None:
+        """Builds the model from the base checkpoint's ``config.json``; the adapter's names the taps.
 
         Raises:
             CertificateError: transformers is not installed, or too old.
@@ -36,12 +40,15 @@ class BaseModel:
         except ImportError as error:
             raise lacking(f"a transformers with Qwen2.5-VL ({error})") from None
         settings: Any = Qwen2_5_VLConfig(
-            **{key: value for key, value in copy.deepcopy(config).items() if key != "dtype"}
+            **{key: value for key, value in copy.deepcopy(dict(configs.base)).items() if key != "dtype"}
         )
         with torch.device("meta"):
             self._model: Any = Qwen2_5_VLModel(settings)
         self._model.train(False)
         self._image_token = settings.image_token_id
+        marks = [configs.base.get(f"vision_{which}_token_id") for which in ("start", "end")]
+        self._marks = [[] if mark is None else [int(mark)] for mark in marks]
+        self._taps = tuple(configs.adapter.get("selected_visual_layers", _TAPS))
         # Rotary frequencies are computed when a module is made, so these come from a model of the same widths that
         # has memory, and no layers.
         bare = copy.deepcopy(settings)
@@ -65,6 +72,17 @@ class BaseModel:
     def layers(self) -> int:
         """Number of decoder layers."""
         return len(self._layers)
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """The adapter counts blocks from 0."""
+        return self._taps
+
+    @property
+    def around_image(self) -> tuple[list[int], list[int]]:
+        """The marks by which ``positions`` finds images."""
+        start, end = self._marks
+        return start, end
 
     def positions(self, ids: IntArray, grids: Sequence[tuple[int, int]]) -> IntArray:
         """Returns the (3, tokens) rope positions of a prompt; grids are (rows, columns) of patches."""
@@ -116,7 +134,7 @@ class BaseModel:
             mean: FloatArray = hidden.reshape(-1, merged, hidden.shape[-1]).mean(1)
             return mean
 
-        return Arrangement(tuple(rows * columns for rows, columns in grids), order, units, tap)
+        return Arrangement(order, units, tap)
 
     def prompt_ids(self, base: Path, question: str, grids: Sequence[tuple[int, int]], image_token: int) -> list[int]:
         """Returns the ids of a question about some images: the rendered template, tokenised as a whole."""
@@ -138,7 +156,7 @@ class BaseModel:
         visual = self._model.visual
         kept = visual.patch_embed, visual.merger
         visual.patch_embed = stand_in("visual.patch_embed.", kept[0], 0, embed)
-        visual.merger = stand_in("visual.merger.", kept[1], 0, merge)
+        visual.merger = stand_in("visual.merger.", kept[1], len(self._blocks) - 1, merge)
         visual.blocks = torch.nn.ModuleList(
             stand_in(f"visual.blocks.{index}.", module, index, block) for index, module in enumerate(self._blocks)
         )
@@ -164,8 +182,9 @@ class BaseModel:
             (rows, hidden) after the last of them.
         """
         text = self._model.language_model
+        wrapped = layers_are_wrapped()
         text.layers = torch.nn.ModuleList(
-            stand_in(f"model.layers.{index}.", self._layers[index], index, visit) for index in layers
+            stand_in(f"model.layers.{index}.", self._layers[index], index, visit, wrapped) for index in layers
         )
         text.norm = torch.nn.Identity()
         allowed = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)

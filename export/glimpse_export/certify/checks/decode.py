@@ -74,7 +74,7 @@ class Answers:
         self.logits.append((ours, reference))
 
     def follow(self) -> Rows:
-        """Returns the rows of each answer's next tokens, all that are fed back, (3, prompts * (steps - 1))."""
+        """Returns the rows of each answer's next tokens, all that are fed back, (axes, prompts * (steps - 1))."""
         positions = []
         for prompt in range(self._kept.prompts):
             last = self._kept.positions[:, self._kept.of(prompt)][:, -1:]

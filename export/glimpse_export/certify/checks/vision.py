@@ -9,15 +9,14 @@ import torch
 
 from glimpse_export.certify.measures import measure
 from glimpse_export.certify.measures.bounds import Bounds
-from glimpse_export.certify.measures.record import Recorder
+from glimpse_export.certify.measures.record import Recorder, Stop
 from glimpse_export.certify.reference.base import Layer, Reference
 from glimpse_export.certify.trials.inputs import Inputs
 from glimpse_export.certify.written.cuts import EXACT, FAST, GraphFile, Piece
 from glimpse_export.certify.written.stored import StoredWeights
 from glimpse_export.certify.written.weights import WeightCheck
-from glimpse_export.model.architecture import Architecture
 from glimpse_export.weights.precision import INTEGER
-from glimpse_runtime.arrays import FloatArray
+from glimpse_runtime.arrays import Array, FloatArray
 from glimpse_runtime.bundle.manifest import Manifest, StageSpec
 from glimpse_runtime.inputs.family import open_family
 
@@ -38,14 +37,13 @@ class Seen:
 
 
 class VisionCheck:
-    """Runs transformers' encoder and the written graph side by side."""
+    """Runs the original's encoder and the written graph side by side."""
 
     def __init__(
         self,
         folder: Path,
         manifest: Manifest,
         stages: Mapping[str, StageSpec],
-        architecture: Architecture,
         base: Reference,
         weights: WeightCheck,
         inputs: Inputs,
@@ -56,14 +54,17 @@ class VisionCheck:
         self._graph = GraphFile(folder / stages[STAGE].file)
         self.stored = StoredWeights(self._graph)
         self._precision = manifest.precision[STAGE]
-        self._depth, self._taps = architecture.vision.depth, architecture.scorer.taps
+        self._taps = base.taps
         self._base, self._weights, self._recorder, self._bounds = base, weights, recorder, bounds
         self._images = inputs.images
         self._grids = [(image.grid.rows, image.grid.columns) for image in inputs.images]
         self._arranged = base.arrange(self._grids)
         self._order = self._arranged.order
         family = open_family(manifest)
-        self._tables = [family.vision_inputs(image.grid) for image in inputs.images]
+        # A graph that reads other states than it should needs the pixels to get at them.
+        self._given: list[dict[str, Array]] = [
+            {"pixel_values": image.pixel_values, **family.vision_inputs(image.grid)} for image in inputs.images
+        ]
         self._hidden: list[FloatArray] = []
         self._tapped: dict[int, list[FloatArray]] = {}
         self._reference_taps: dict[int, FloatArray] = {}
@@ -89,8 +90,9 @@ class VisionCheck:
         return ours, reference
 
     def _embed(self, _: int, layer: Layer, pixels: torch.Tensor) -> torch.Tensor:
-        self._hidden, reference = self._step(layer, pixels, None, ["pixel_values"], "patch_embed", pixels)
-        return reference
+        self._hidden, out = self._step(layer, pixels, None, ["pixel_values"], "patch_embed", pixels)
+        self._tap(-1, out.numpy())
+        return out
 
     def _block(self, index: int, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
         before = _mark(index - 1)
@@ -101,15 +103,17 @@ class VisionCheck:
         for name in ("relative_l2", "cosine", "max_abs"):
             value = getattr(measure, name)(joined, reference)
             self._recorder.at_most(STAGE, index, f"hidden_{name}", value, None)
-        if index in self._taps:
-            self._tapped[index] = self._hidden
-            self._reference_taps[index] = reference
+        self._tap(index, reference)
         return out
 
-    def _merge(self, _: int, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
+    def _tap(self, block: int, reference: FloatArray) -> None:
+        """Keeps what both sides have behind a block that the scorer reads."""
+        if block in self._taps:
+            self._tapped[block], self._reference_taps[block] = self._hidden, reference
+
+    def _merge(self, block: int, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
         mine = torch.from_numpy(np.concatenate(self._hidden))[self._order]
-        before = _mark(self._depth - 1)
-        self._embeds, out = self._step(layer, hidden, None, [before], "image_embeds", mine)
+        self._embeds, out = self._step(layer, hidden, None, [_mark(block)], "image_embeds", mine)
         back = torch.empty_like(out)
         back[self._arranged.token_order] = out
         self._reference_embeds = back.numpy()
@@ -124,6 +128,9 @@ class VisionCheck:
         inputs = self._hidden if end != "patch_embed" else [image.pixel_values for image in self._images]
         ours = self._piece(starts, end, inputs)
         self._recorder.finite(STAGE, index, *ours)
+        if sum(map(len, ours)) != len(out):
+            self._recorder.at_most(STAGE, index, "different_rows", abs(sum(map(len, ours)) - len(out)), 0)
+            raise Stop
         original = layer(mine, weights).numpy() if self._precision != "fp32" else None
         self._weights.swap(weights, self.stored, STAGE, index, lambda name: self._precision)
         if original is not None:
@@ -150,8 +157,8 @@ class VisionCheck:
         piece = Piece(self._graph, starts, [end], level)
         marked = starts[0] != "pixel_values"
         outputs = []
-        for hidden, tables in zip(inputs, self._tables, strict=True):
-            (out,) = piece({starts[0]: hidden[None] if marked else hidden, **tables})
+        for hidden, given in zip(inputs, self._given, strict=True):
+            (out,) = piece({**given, starts[0]: hidden[None] if marked else hidden})
             outputs.append(out[0] if out.ndim == 3 else out)
         return outputs
 
@@ -159,8 +166,8 @@ class VisionCheck:
         """The graph's own taps of the bundle's block outputs; how they are put together is checked here too."""
         piece = Piece(self._graph, [_mark(tap) for tap in self._taps], ["features"])
         outputs = []
-        for index in range(len(self._images)):
-            (out,) = piece({_mark(tap): self._tapped[tap][index][None] for tap in self._taps})
+        for index, given in enumerate(self._given):
+            (out,) = piece({**given, **{_mark(tap): self._tapped[tap][index][None] for tap in self._taps}})
             outputs.append(out)
             for place, tap in enumerate(self._taps):
                 expected = self._arranged.tap(self._tapped[tap][index])

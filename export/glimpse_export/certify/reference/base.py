@@ -16,6 +16,12 @@ from PIL import Image
 from glimpse_runtime.arrays import FloatArray, IntArray
 
 Weights = Mapping[str, torch.Tensor]
+Reshape = Callable[[torch.Tensor], torch.Tensor]
+
+
+def as_it_is(states: torch.Tensor) -> torch.Tensor:
+    """Returns what it is given: of a module that takes and gives rows as the visitors do."""
+    return states
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,8 @@ class Layer:
 
     Attributes:
         names: names of its tensors in the checkpoint.
+        enter: turns a visitor's rows into what the module takes.
+        leave: turns what the module gives into rows.
     """
 
     names: tuple[str, ...]
@@ -31,15 +39,17 @@ class Layer:
     _module: torch.nn.Module
     _args: tuple[Any, ...]
     _kwargs: dict[str, Any]
+    enter: Reshape = as_it_is
+    leave: Reshape = as_it_is
 
     def __call__(self, hidden: torch.Tensor, weights: Weights, cache: "Cache | None" = None) -> torch.Tensor:
         """Runs it with some weights by their names in the checkpoint."""
         own = {name[len(self._prefix) :]: weights[name] for name in self.names}
         # The argument has the first name since transformers 5.24.
         extra = {} if cache is None else {"cache" if "cache" in self._kwargs else "past_key_values": cache}
-        out = torch.func.functional_call(self._module, own, (hidden, *self._args), {**self._kwargs, **extra})
-        found: torch.Tensor = out[0] if isinstance(out, tuple) else out
-        return found
+        given = (self.enter(hidden), *self._args)
+        out = torch.func.functional_call(self._module, own, given, {**self._kwargs, **extra})
+        return self.leave(out[0] if isinstance(out, tuple) else out)
 
 
 Visit = Callable[[int, Layer, torch.Tensor], torch.Tensor]
@@ -87,13 +97,11 @@ class Arrangement:
     """How the rows of the reference's vision states lie in the bundle's, images one behind the other.
 
     Attributes:
-        rows: for each image how many rows its states have.
         order: (all rows,) where each row of the reference's states lies in the bundle's.
         token_order: (all visual tokens,) the same for what comes out of the encoder.
         tap: turns the bundle's states behind a block, of one image or several, into what the scorer reads.
     """
 
-    rows: tuple[int, ...]
     order: torch.Tensor
     token_order: torch.Tensor
     tap: Callable[[FloatArray], FloatArray]
@@ -102,21 +110,33 @@ class Arrangement:
 class Reference(Protocol):
     """The original without weights; ``glimpse_export.model.family.Family.reference`` makes one.
 
-    It shares no code with the family's graph author, positions or preprocessing.
+    It shares no code with the family's graph author, positions, preprocessing or reading of configurations.
 
     Attributes:
-        names: names of all tensors of the model, without the LM head.
+        names: names of all tensors that answers depend on, without the LM head.
         layers: number of decoder layers.
+        taps: the blocks of the vision encoder whose states the scorer reads, in its order; -1 is before the first.
+        around_image: ids that the original asks for before and behind an image's in any prompt.
     """
 
     @property
     def names(self) -> set[str]:
-        """Names of all tensors of the model, without the LM head."""
+        """Names of all tensors that answers depend on, without the LM head."""
         ...
 
     @property
     def layers(self) -> int:
         """Number of decoder layers."""
+        ...
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """The blocks of the vision encoder whose states the scorer reads, in its order; -1 is before the first."""
+        ...
+
+    @property
+    def around_image(self) -> tuple[list[int], list[int]]:
+        """The ids that the original asks for before and behind an image's in any prompt."""
         ...
 
     def positions(self, ids: IntArray, grids: Sequence[tuple[int, int]]) -> IntArray:
@@ -156,8 +176,9 @@ class Reference(Protocol):
             pixels: (patches, values) of all images.
             grids: (rows, columns) of patches of each.
             embed: gets what turns patches into states, and (patches, values).
-            block: gets every block, and (rows, width) states.
-            merge: gets what turns states into visual tokens, and the states.
+            block: gets every block that counts, and (rows, width) states.
+            merge: gets what turns states into visual tokens, and all the (rows, width) states behind a block, as soon
+                as this one has run; its number goes with them.
         """
         ...
 
@@ -183,7 +204,7 @@ class Reference(Protocol):
         ...
 
 
-def stand_in(prefix: str, module: torch.nn.Module, index: int, visit: Visit) -> StandIn:
+def stand_in(prefix: str, module: torch.nn.Module, index: int, visit: Visit, wrapped: bool = False) -> StandIn:
     """Returns what takes a layer's place: calls go to a visitor, with the layer and its number.
 
     Args:
@@ -191,19 +212,24 @@ def stand_in(prefix: str, module: torch.nn.Module, index: int, visit: Visit) -> 
         module: the layer.
         index: its number.
         visit: the visitor.
+        wrapped: whether its output is expected in a tuple.
     """
-    names = tuple(prefix + name for name, _ in module.named_parameters())
+    names = tensor_names(prefix, module)
 
     def call(hidden: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        layer = Layer(names, prefix, module, args, kwargs)
-        out = visit(index, layer, hidden)
-        return (out,) if _returns_tuple(module) else out
+        out = visit(index, Layer(names, prefix, module, args, kwargs), hidden)
+        return (out,) if wrapped else out
 
     return StandIn(call)
 
 
-def _returns_tuple(module: torch.nn.Module) -> bool:
-    """Whether this version's layers wrap their output: decoder layers did up to transformers 4."""
+def tensor_names(prefix: str, module: torch.nn.Module) -> tuple[str, ...]:
+    """Returns the names of a module's tensors in the checkpoint."""
+    return tuple(prefix + name for name, _ in module.named_parameters())
+
+
+def layers_are_wrapped() -> bool:
+    """Whether this version's layers return tuples, as most did up to transformers 4."""
     import transformers
 
-    return int(transformers.__version__.split(".")[0]) < 5 and hasattr(module, "self_attn")
+    return int(transformers.__version__.split(".")[0]) < 5

@@ -48,7 +48,7 @@ class Inputs:
 def prepare(
     checked: Plan, folder: Path, manifest: Manifest, base: Reference, level: str, recorder: Recorder, steps: int
 ) -> Inputs:
-    """Prepares images and prompts as the runtime does, and compares with transformers.
+    """Prepares images and prompts as the runtime does, and compares with the original.
 
     Args:
         checked: the plan of the export.
@@ -121,7 +121,8 @@ def _prompt(
     grids = [image.grid for image in patches]
     token = manifest.tokens.image
     if manifest.prompt is None:
-        return place(_plain_ids(checked, [grid.visual_tokens for grid in grids]), grids, token, family)
+        counts = [grid.visual_tokens for grid in grids]
+        return place(_plain_ids(checked, counts, base.around_image), grids, token, family)
     prompt = build_prompt(Tokenizer(folder / TOKENIZER), manifest.prompt, manifest.tokens, family, question, grids)
     expected = base.prompt_ids(checked.folders.base, question, [grid.merged for grid in grids], token)
     wrong = sum(a != b for a, b in zip(expected, prompt.ids.tolist(), strict=False))
@@ -129,17 +130,16 @@ def _prompt(
     return prompt
 
 
-def _plain_ids(checked: Plan, counts: Sequence[int]) -> IntArray:
-    """A prompt of fixed ids for a bundle without a tokenizer."""
-    config = read_json(checked.folders.base / "config.json")
-    start, end = (config.get(f"vision_{which}_token_id") for which in ("start", "end"))
+def _plain_ids(checked: Plan, counts: Sequence[int], marks: tuple[list[int], list[int]]) -> IntArray:
+    """A prompt of fixed ids for a bundle without a tokenizer; ``marks`` stand around the tokens of an image."""
+    config, image = read_json(checked.folders.base / "config.json"), checked.architecture.tokens.image
     special = {token for key, token in config.items() if key.endswith("token_id") and isinstance(token, int)}
+    special |= {image, *checked.architecture.tokens.eos}
     plain = [token for token in range(min(checked.architecture.text.vocab_size, 1000)) if token not in special]
     words = [plain[7 * index % len(plain)] for index in range(_WORDS)]
     ids = words[: _WORDS // 2]
     for count in counts:
-        marks = ([start] if start is not None else [], [end] if end is not None else [])
-        ids = [*ids, *marks[0], *[checked.architecture.tokens.image] * count, *marks[1]]
+        ids = [*ids, *marks[0], *[image] * count, *marks[1]]
     return np.array([*ids, *words[_WORDS // 2 :]], np.int64)
 
 

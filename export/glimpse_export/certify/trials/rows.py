@@ -15,7 +15,7 @@ class Rows:
 
     Attributes:
         owner: (rows,) the prompt each belongs to, ascending.
-        positions: (3, rows) rope positions.
+        positions: (axes, rows) rope positions.
     """
 
     owner: IntArray

@@ -45,6 +45,10 @@ class GraphFile:
             return self.multiplied_by_rows(nodes[0].output[0])
         return any(node.op_type == "Gemm" for node in nodes)
 
+    def is_added(self, name: str) -> bool:
+        """Whether a weight is added to states and not multiplied."""
+        return any(node.op_type == "Add" for node in self.proto.graph.node if name in node.input)
+
     def weights_by_rows(self, starts: Sequence[str], end: str) -> dict[str, int]:
         """Returns the weights (outputs, inputs) that a value depends on, and how many outputs each has."""
         names = self._walk(starts, [end])[2]

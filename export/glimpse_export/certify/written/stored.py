@@ -47,7 +47,8 @@ class StoredWeights:
         if len(shape) == 1:
             return self._open(name, 1, shape[0], by_row=True)
         # The dimensions tell how it lies, unless they are equal.
-        return self._open(name, shape[0], columns, shape[0] != columns or self._graph.multiplied_by_rows(name))
+        straight = shape[0] != columns or self._graph.multiplied_by_rows(name) or self._graph.is_added(name)
+        return self._open(name, shape[0], columns, straight)
 
     def _open_parts(self, parts: list[str], rows: int, columns: int) -> StoredMatrix:
         """Opens runs of rows that lie apart; a vector's are rows of one number."""
