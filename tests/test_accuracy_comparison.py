@@ -23,7 +23,7 @@ from benchmarks.accuracy.comparison.results import Results
 from benchmarks.accuracy.comparison.ways import GLIMPSE, METHOD, RANDOM_AT_SPLIT, TWO_STAGE, UNPRUNED, Way
 from glimpse_models.pocket.scenes.questions import Question
 from glimpse_models.pocket.scenes.relevant import relevant_tokens
-from glimpse_models.qwen2_5_vl.patches import patch_grid
+from glimpse_models.qwen2_5_vl.light.patches import patch_grid
 from glimpse_runtime import Pruning, PruningError, Session, load
 from glimpse_runtime.pruners import BUILT_IN, weights_file
 from glimpse_runtime.steps.vision import RECEIVED

@@ -18,6 +18,7 @@ import onnx
 import torch
 from conftest import ROOT
 from factory import write_model
+from glimpse_export.graphs.vision import VisionAuthor
 from safetensors.numpy import load_file, save_file
 
 from glimpse_export import ExportOptions, export, plan
@@ -28,7 +29,6 @@ from glimpse_export.certify.written.weights import WeightCheck
 from glimpse_export.errors import CertificateError
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.decoder import DecoderAuthor
-from glimpse_export.graphs.vision import VisionAuthor
 from glimpse_export.source.adapter import Adapter
 from glimpse_export.weights.precision import PRECISIONS, Precision
 from glimpse_runtime.bundle.certificate import CERTIFICATE_NAME, Certificate, read_certificate

@@ -10,7 +10,7 @@ import pytest
 from glimpse_export import ExportOptions, export
 from glimpse_export.planning.plan import plan
 from glimpse_export.source.adapter import Adapter
-from glimpse_models.qwen2_5_vl.positions import vision_rope
+from glimpse_models.qwen2_5_vl.light.positions import vision_rope
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.inputs.grid import Grid
 from glimpse_runtime.inputs.rope import TextRope, token_rope

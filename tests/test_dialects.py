@@ -23,8 +23,8 @@ from glimpse_export.source.matrix import matrix_of
 from glimpse_export.weights.file import WeightFile
 from glimpse_export.weights.precision import PRECISIONS, Precision
 from glimpse_export.weights.quantise import quantise_rows
-from glimpse_models.qwen2_5_vl.patches import smart_resize
-from glimpse_models.qwen2_5_vl.windows import token_windows
+from glimpse_models.qwen2_5_vl.light.patches import smart_resize
+from glimpse_models.qwen2_5_vl.light.windows import token_windows
 from glimpse_runtime import BackendError, BundleFormatError, Pruning, load
 from glimpse_runtime.backends.ort import OrtBackend
 from glimpse_runtime.bundle import memory

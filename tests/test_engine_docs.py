@@ -5,7 +5,7 @@ from conftest import ROOT
 
 from glimpse_export.planning.boards import BOARDS, Board
 from glimpse_export.planning.targets import TARGETS
-from glimpse_models.qwen2_5_vl.model_3b import FACTS
+from glimpse_models.qwen2_5_vl.facts.model_3b import FACTS
 from glimpse_runtime.engines.flavours import FLAVOURS, Flavour
 
 TENSORRT = (ROOT / "docs" / "bundle" / "tensorrt.md").read_text(encoding="utf-8")

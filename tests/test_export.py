@@ -24,7 +24,7 @@ from glimpse_export import (
     plan,
 )
 from glimpse_export.graphs.dialects import DIALECTS, dialect
-from glimpse_models.qwen2_5_vl.patches import smart_resize
+from glimpse_models.qwen2_5_vl.light.patches import smart_resize
 from glimpse_runtime import load
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.files.hashing import sha256_of

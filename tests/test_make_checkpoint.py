@@ -17,7 +17,7 @@ from benchmarks.make_checkpoint import cut, write
 from glimpse_export import ExportOptions, export, plan
 from glimpse_export.source.checkpoint import Checkpoint
 from glimpse_models import MODELS
-from glimpse_models.qwen2_5_vl.dims import QwenDims
+from glimpse_models.qwen2_5_vl.facts.dims import QwenDims
 from glimpse_runtime import load
 from glimpse_runtime.inputs.tokenizer import Tokenizer
 

@@ -14,7 +14,7 @@ from factory import Case, make_case, write_model
 
 from glimpse_export import ExportOptions, export
 from glimpse_export.graphs.builder import GraphBuilder
-from glimpse_models.qwen2_5_vl.windows import Windows
+from glimpse_models.qwen2_5_vl.light.windows import Windows
 from glimpse_runtime.arrays import Array, BoolArray, FloatArray
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.inputs import positions

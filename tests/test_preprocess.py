@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glimpse_models.qwen2_5_vl.patches import patch_grid, patchify, smart_resize
+from glimpse_models.qwen2_5_vl.light.patches import patch_grid, patchify, smart_resize
 from glimpse_runtime import ImageError
 from glimpse_runtime.bundle.manifest import ImageRules
 from glimpse_runtime.inputs.images import read_image

@@ -7,7 +7,7 @@ import pytest
 
 from glimpse_models import MODELS, TARGETS, ModelFacts, find
 from glimpse_models.listing import listing
-from glimpse_models.qwen2_5_vl.dims import QwenDims
+from glimpse_models.qwen2_5_vl.facts.dims import QwenDims
 
 PRECISIONS = {"fp32", "fp16", "bf16", "int8", "int4"}
 every_model = pytest.mark.parametrize("facts", MODELS.values(), ids=MODELS)

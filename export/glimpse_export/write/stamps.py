@@ -57,7 +57,7 @@ def file_spec(path: Path) -> FileSpec:
 
 def _folder_of(family: object) -> tuple[Path, ...]:
     module = sys.modules[type(family).__module__]
-    return tuple(sorted(Path(str(module.__file__)).parent.glob("*.py")))
+    return tuple(sorted(Path(str(module.__file__)).parent.rglob("*.py")))
 
 
 def _meaning(source: str) -> str:

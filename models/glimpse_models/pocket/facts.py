@@ -1,7 +1,7 @@
 """pocket: the tiny trained model that ships with the package."""
 
 from glimpse_models.facts import TARGETS, ModelFacts, Recommendation
-from glimpse_models.qwen2_5_vl.dims import QwenDims
+from glimpse_models.qwen2_5_vl.facts.dims import QwenDims
 
 FACTS = ModelFacts(
     name="pocket",

@@ -24,9 +24,11 @@ from glimpse_export.graphs.decoder import DecoderAuthor
 from glimpse_export.graphs.dialects.ort import OrtDialect
 from glimpse_export.source.adapter import Adapter
 from glimpse_export.weights.precision import PRECISIONS, Precision
-from glimpse_models.llava_1_5 import configuration, light, patches, tower
-from glimpse_models.llava_1_5.record import ImageRules
-from glimpse_models.llava_1_5.vision import VisionAuthor
+from glimpse_models.llava_1_5.heavy import configuration, tower
+from glimpse_models.llava_1_5.heavy.vision import VisionAuthor
+from glimpse_models.llava_1_5.light import family as light
+from glimpse_models.llava_1_5.light import patches
+from glimpse_models.llava_1_5.light.record import ImageRules
 from glimpse_runtime.bundle.certificate import Certificate
 from glimpse_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 

@@ -14,7 +14,7 @@ pytest.importorskip("onnx_ir")
 from glimpse_export.errors import CheckpointError, UnsupportedError
 from glimpse_export.model.architecture import Architecture
 from glimpse_export.model.family import ModelConfigs, find_family
-from glimpse_models.llava_1_5.architecture import LlavaVision
+from glimpse_models.llava_1_5.heavy.architecture import LlavaVision
 
 AUTHORS = {"base": "base", "tower": TOWER, "images": TOWER}
 HF = {"base": "base_llava_hf", "images": "base_llava_hf"}

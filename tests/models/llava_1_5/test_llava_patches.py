@@ -8,9 +8,9 @@ import pytest
 from llava_models import GOLDEN
 from PIL import Image
 
-from glimpse_models.llava_1_5.light import Llava15
-from glimpse_models.llava_1_5.patches import LARGEST_PIXELS, patchify
-from glimpse_models.llava_1_5.record import ImageRules, Record
+from glimpse_models.llava_1_5.light.family import Llava15
+from glimpse_models.llava_1_5.light.patches import LARGEST_PIXELS, patchify
+from glimpse_models.llava_1_5.light.record import ImageRules, Record
 from glimpse_runtime import ImageError, InputError
 from glimpse_runtime.inputs.grid import Grid
 from glimpse_runtime.pruning.boxes import kept_boxes

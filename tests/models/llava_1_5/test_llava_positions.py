@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from glimpse_models.llava_1_5.positions import text_positions
+from glimpse_models.llava_1_5.light.positions import text_positions
 from glimpse_runtime import PromptError
 from glimpse_runtime.inputs.grid import Grid
 

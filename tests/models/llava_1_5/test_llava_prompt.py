@@ -20,9 +20,9 @@ from sentencepiece_files import pieces, write_model
 from test_llava_tokenizer import TRICKY, model, saved
 
 from glimpse_export.errors import CertificateError, CheckpointError, UnsupportedError
-from glimpse_models.llava_1_5.prompt import read_prompt
-from glimpse_models.llava_1_5.reference_prompt import prompt_ids
-from glimpse_models.llava_1_5.tokenizer import write_tokenizer
+from glimpse_models.llava_1_5.heavy.reference_prompt import prompt_ids
+from glimpse_models.llava_1_5.heavy.text.prompt import read_prompt
+from glimpse_models.llava_1_5.heavy.text.tokenizer import write_tokenizer
 from glimpse_runtime.inputs.grid import Grid
 from glimpse_runtime.inputs.prompt import build_prompt
 from glimpse_runtime.inputs.tokenizer import Tokenizer

@@ -17,7 +17,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from glimpse_export.certify.reference.base import Layer  # noqa: E402
 from glimpse_export.model.family import ModelConfigs  # noqa: E402
-from glimpse_models.llava_1_5.reference import LlavaReference  # noqa: E402
+from glimpse_models.llava_1_5.heavy.reference import LlavaReference  # noqa: E402
 
 CASES = sorted(path.stem for path in (GOLDEN / "cases").glob("*.npz"))
 CLOSE: Any = {"rtol": 1e-4, "atol": 1e-4}

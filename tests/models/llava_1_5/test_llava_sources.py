@@ -23,7 +23,7 @@ from glimpse_export.errors import CheckpointError, ModelNotFoundError, Unsupport
 from glimpse_export.source import torch_file
 from glimpse_export.source.checkpoint import Checkpoint
 from glimpse_export.source.torch_file import TorchFile
-from glimpse_models.llava_1_5.heavy import FAMILY
+from glimpse_models.llava_1_5.heavy.family import FAMILY
 from glimpse_runtime.bundle.bundle import Bundle
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -16,8 +16,8 @@ import sentencepiece
 from sentencepiece_files import BYTE, MERGED, NORMAL, UNUSED, USER_DEFINED, pieces, write_model
 
 from glimpse_export.errors import CheckpointError, ExportError, UnsupportedError
-from glimpse_models.llava_1_5.sentencepiece_model import message_class
-from glimpse_models.llava_1_5.tokenizer import LARGEST_FILE, read_vocabulary, tokenizer_file, write_tokenizer
+from glimpse_models.llava_1_5.heavy.text.sentencepiece_model import message_class
+from glimpse_models.llava_1_5.heavy.text.tokenizer import LARGEST_FILE, read_vocabulary, tokenizer_file, write_tokenizer
 from glimpse_runtime.inputs.tokenizer import Tokenizer
 
 WORDS = len(pieces())

@@ -11,8 +11,8 @@ from benchmarks.export.checkpoints.llava_1_5.tokenizer import MARKED, tokenizer_
 from benchmarks.export.checkpoints.llava_1_5.tower import Tower
 from glimpse_export.graphs import decoder
 from glimpse_export.model.architecture import Architecture
-from glimpse_models.llava_1_5 import vision
-from glimpse_models.llava_1_5.dims import LlavaDims
+from glimpse_models.llava_1_5.facts.dims import LlavaDims
+from glimpse_models.llava_1_5.heavy import vision
 
 
 def _files(dims: LlavaDims) -> Mapping[str, Mapping[str, Any] | bytes]:

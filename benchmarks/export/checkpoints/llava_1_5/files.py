@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from glimpse_models.llava_1_5.dims import LlavaDims
+from glimpse_models.llava_1_5.facts.dims import LlavaDims
 
 TOWER = "openai/clip-vit-large-patch14-336"
 """The hub id that the base names; a folder of that name beside the base is taken for it."""

@@ -1,7 +1,15 @@
 """A sentencepiece model of LLaMA's kind whose merges are drawn at random."""
 
 from benchmarks.export.checkpoints.draw import stream_of
-from glimpse_models.llava_1_5.sentencepiece_model import BPE, BYTE, BYTE_WORDS, CONTROL, NORMAL, UNKNOWN, message_class
+from glimpse_models.llava_1_5.heavy.text.sentencepiece_model import (
+    BPE,
+    BYTE,
+    BYTE_WORDS,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    message_class,
+)
 
 MARKED = (1, 3 + ord("\n"))
 """Words that carry massive activations, as in the real models: the first of a prompt, and the line's end."""

@@ -10,8 +10,8 @@ from benchmarks.export.checkpoints.qwen2_5_vl.files import MARKED_TOKENS, Vocabu
 from benchmarks.export.checkpoints.qwen2_5_vl.tower import Tower
 from glimpse_export.graphs import decoder
 from glimpse_export.model.architecture import Architecture
-from glimpse_models.qwen2_5_vl import vision
-from glimpse_models.qwen2_5_vl.dims import QwenDims
+from glimpse_models.qwen2_5_vl.facts.dims import QwenDims
+from glimpse_models.qwen2_5_vl.heavy import vision
 
 
 def _files(dims: QwenDims) -> Mapping[str, Mapping[str, Any] | bytes]:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from glimpse_export.source.resolve import resolve
-from glimpse_models.qwen2_5_vl.dims import QwenDims
+from glimpse_models.qwen2_5_vl.facts.dims import QwenDims
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",

@@ -1,0 +1,1 @@
+"""What the runtime needs: numpy and Pillow, nothing of export."""

@@ -1,0 +1,1 @@
+"""What is known of the models before any of their files is read."""

@@ -1,0 +1,1 @@
+"""What export needs: configuration, graphs, reference."""

@@ -1,0 +1,65 @@
+"""Reads ``preprocessor_config.json`` into the image rules."""
+
+from glimpse_export.errors import CheckpointError, UnsupportedError
+from glimpse_export.model.fields import Config, Fields
+from glimpse_export.model.refusals import refuse_images
+from glimpse_models.qwen2_5_vl.heavy.architecture import QwenVision
+from glimpse_models.qwen2_5_vl.light.record import ImageRules
+
+_BICUBIC = 3
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_STEPS = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
+
+
+def read_image_rules(config: Config, vision: QwenVision, where: str) -> ImageRules:
+    """Returns the rules; what the file leaves out takes the defaults of Qwen2VLImageProcessor.
+
+    Args:
+        config: the file's content.
+        vision: the vision encoder it prepares images for.
+        where: what to call the file in errors.
+
+    Raises:
+        CheckpointError: values that make no sense or do not fit the vision encoder.
+        UnsupportedError: a step is switched off, or another resampling filter is asked for.
+    """
+    if not config:
+        raise CheckpointError(f"{where} is missing; the checkpoint is incomplete")
+    fields = Fields(config, where)
+    for step in _STEPS:
+        if not fields.get(step, bool, True):
+            raise UnsupportedError(f"{where}: {step} = false is not supported")
+    refuse_images(config, where)
+    if config.get("resample", _BICUBIC) != _BICUBIC:
+        raise UnsupportedError(f"{where}: resample {config['resample']!r} is not supported, only bicubic (3)")
+    rules = ImageRules(
+        patch_size=fields.positive("patch_size", 14),
+        temporal_patch_size=fields.positive("temporal_patch_size", 2),
+        merge_size=fields.positive("merge_size", 2),
+        min_pixels=_pixels(fields, "min_pixels", "shortest_edge", 56 * 56),
+        max_pixels=_pixels(fields, "max_pixels", "longest_edge", 28 * 28 * 1280),
+        mean=fields.numbers("image_mean", vision.channels, _CLIP_MEAN),
+        std=fields.numbers("image_std", vision.channels, _CLIP_STD),
+        rescale_factor=fields.positive_float("rescale_factor", 1 / 255),
+    )
+    if rules.min_pixels > rules.max_pixels:
+        raise CheckpointError(f"{where}: min_pixels {rules.min_pixels} and max_pixels {rules.max_pixels} make no range")
+    if min(rules.std) <= 0:
+        raise fields.wrong("image_std", "above 0 in every channel")
+    for name in ("patch_size", "temporal_patch_size", "merge_size"):
+        if getattr(rules, name) != getattr(vision, name):
+            raise CheckpointError(
+                f"{where}: {name} {getattr(rules, name)} is not the vision encoder's {getattr(vision, name)}"
+            )
+    return rules
+
+
+def _pixels(fields: Fields, key: str, edge: str, default: int) -> int:
+    """Reads a limit from its own field or, as newer files have it, from ``size``."""
+    size = Fields(fields.nested("size"), f"{fields.where} size")
+    for place, name in ((fields, key), (size, edge), (size, key)):
+        value: int | None = place.at_least(name, 1, None)
+        if value is not None:
+            return value
+    return default

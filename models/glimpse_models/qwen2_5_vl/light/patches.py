@@ -1,0 +1,60 @@
+"""Images to patches, in numpy and Pillow: what Qwen2VLImageProcessor (the slow one) does, bit for bit."""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from glimpse_models.qwen2_5_vl.light.record import ImageRules
+from glimpse_runtime.errors import ImageError
+from glimpse_runtime.inputs.grid import Grid, Patches
+from glimpse_runtime.inputs.levels import normalised_levels
+
+LARGEST_ASPECT = 200
+
+
+def smart_resize(height: int, width: int, rules: ImageRules) -> tuple[int, int]:
+    """Returns the (height, width) in pixels that the model sees.
+
+    Both are multiples of patch * merge, their product lies within the rules' pixel limits where the aspect allows
+    it. Follows ``smart_resize`` of Qwen2-VL's image processor, with Python's rounding to even.
+
+    Raises:
+        ImageError: one side is more than 200 times the other.
+    """
+    if max(height, width) > LARGEST_ASPECT * min(height, width):
+        raise ImageError(f"an image of {width} x {height} pixels is too long: the aspect limit is {LARGEST_ASPECT}")
+    factor = rules.patch_size * rules.merge_size
+    new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
+    if new_height * new_width > rules.max_pixels:
+        shrink = math.sqrt(height * width / rules.max_pixels)
+        new_height = max(factor, math.floor(height / shrink / factor) * factor)
+        new_width = max(factor, math.floor(width / shrink / factor) * factor)
+    elif new_height * new_width < rules.min_pixels:
+        grow = math.sqrt(rules.min_pixels / (height * width))
+        new_height = math.ceil(height * grow / factor) * factor
+        new_width = math.ceil(width * grow / factor) * factor
+    return new_height, new_width
+
+
+def patch_grid(image: Image.Image, rules: ImageRules) -> Grid:
+    """Returns the patch grid that ``patchify`` will give, without touching the pixels."""
+    height, width = smart_resize(image.height, image.width, rules)
+    return Grid(height // rules.patch_size, width // rules.patch_size, rules.merge_size)
+
+
+def patchify(image: Image.Image, rules: ImageRules) -> Patches:
+    """Resizes (bicubic), normalises and cuts one RGB image into patches."""
+    grid = patch_grid(image, rules)
+    size = (grid.columns * rules.patch_size, grid.rows * rules.patch_size)
+    resized = image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+    patch, merge, channels = rules.patch_size, rules.merge_size, 3
+    pixels = np.asarray(resized).reshape(
+        grid.rows // merge, merge, patch, grid.columns // merge, merge, patch, channels
+    )
+    pixels = pixels.transpose(0, 3, 1, 4, 6, 2, 5).reshape(grid.patches, channels, patch, patch)
+    levels = normalised_levels(rules.mean, rules.std, rules.rescale_factor)
+    out = np.empty((grid.patches, channels, rules.temporal_patch_size, patch, patch), np.float32)
+    for channel in range(channels):
+        out[:, channel] = levels[channel][pixels[:, channel]][:, None]
+    return Patches(out.reshape(grid.patches, -1), grid, image.size)
