@@ -1,7 +1,7 @@
 """What a model family brings to export, found by the ``model_type`` of a checkpoint's ``config.json``.
 
-A family's module ``heavy.family`` has one object ``FAMILY`` of this form. Names of tensors are those that the decoder's author
-and the certificate use: the family's ``tensor_name`` turns a file's names into them.
+A family's module ``heavy.family`` has one object ``FAMILY`` of this form. Names of tensors are those that the decoder's
+author and the certificate use: the family's ``tensor_name`` turns a file's names into them.
 """
 
 from collections.abc import Collection, Mapping

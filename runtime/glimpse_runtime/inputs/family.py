@@ -14,8 +14,8 @@ from glimpse_runtime.inputs.grid import Grid, Patches, Window
 class Family(Protocol):
     """The light half of a model family, for one bundle.
 
-    A family's module ``light.family`` has a function ``read(manifest, where)`` that checks the manifest's ``family`` record
-    and returns this.
+    A family's module ``light.family`` has a function ``read(manifest, where)`` that checks the manifest's ``family``
+    record and returns this.
 
     Attributes:
         images_per_prompt: how many images a prompt may show, None for any number.
