@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +153,7 @@ def test_facts_pin_their_revisions(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     asked: list[HubId] = []
 
-    def fetch(hub_id: HubId, patterns: list[str]) -> Path:
+    def fetch(hub_id: HubId, patterns: Sequence[str], first_of: Sequence[str]) -> Path:
         asked.append(hub_id)
         return Path("commit")
 

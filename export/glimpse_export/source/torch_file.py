@@ -16,6 +16,8 @@ from glimpse_runtime.arrays import FloatArray
 
 _LARGEST_UNMAPPED_BYTES = 2 << 30
 """Files of torch before version 1.6 cannot be mapped; smaller ones are held in memory."""
+_MAPPED_ANEW_AFTER_BYTES = 64 << 20
+"""Pages of a mapped file stay in this process's memory until it is let go of; mapping it anew takes a while."""
 
 
 class TorchFile:
@@ -40,6 +42,8 @@ class TorchFile:
         """
         self.path = path
         self._held: Mapping[str, Any] | None = None
+        self._mapped: Mapping[str, Any] | None = None
+        self._read_bytes = 0
         if not _is_zip(path):
             if path.stat().st_size > _LARGEST_UNMAPPED_BYTES:
                 raise UnsupportedError(
@@ -51,12 +55,11 @@ class TorchFile:
         self.dtypes: dict[str, str] = {}
         for key, value in self._tensors().items():
             if wanted(key):
-                self.shapes[key], self.dtypes[key] = tuple(value.shape), self._dtype(key, value)
+                self.dtypes[key] = self._dtype(key, value)
+                self.shapes[key] = tuple(value.shape)
 
     def read(self, key: str, *index: slice) -> FloatArray:
         """Returns a part of a tensor as float32, in memory of its own.
-
-        The file is mapped anew: its pages stay in this process's memory until it is let go of.
 
         Args:
             key: the tensor's name.
@@ -68,15 +71,23 @@ class TorchFile:
         try:
             # The empty index of ``[...]`` is for tensors without axes.
             tensor = self._tensors()[key].detach()[index or ...]
-            part: FloatArray = tensor.float().numpy()
-            part = np.array(part, np.float32, order="C")
-        except (RuntimeError, IndexError, KeyError, OSError) as error:
+            # A tensor that is float32 already is a view of the file, and whoever reads it may write to it.
+            part: FloatArray = np.array(tensor.numpy()) if self.dtypes[key] == "float32" else tensor.float().numpy()
+            part = np.ascontiguousarray(part)
+        except (RuntimeError, TypeError, IndexError, KeyError, OSError) as error:
             raise read_failed(key, self.path, error) from None
         require_finite(part, key, self.path)
+        self._read_bytes += part.nbytes
+        if self._read_bytes >= _MAPPED_ANEW_AFTER_BYTES:
+            self._mapped, self._read_bytes = None, 0
         return part
 
     def _tensors(self) -> Mapping[str, Any]:
-        return self._load(mapped=True) if self._held is None else self._held
+        """Several threads may read; each keeps what it got until it is done."""
+        tensors = self._held or self._mapped
+        if tensors is None:
+            tensors = self._mapped = self._load(mapped=True)
+        return tensors
 
     def _load(self, mapped: bool) -> Mapping[str, Any]:
         try:

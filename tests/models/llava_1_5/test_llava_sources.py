@@ -73,6 +73,8 @@ def test_what_is_no_weight_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     torch.save({"a": torch.zeros(2, dtype=torch.int64), "b": 3}, path)
     with pytest.raises(CheckpointError, match="tensor a is stored as int64"):
         TorchFile(path)
+    with pytest.raises(CheckpointError, match="tensor b is stored as int;"):
+        TorchFile(path, lambda key: key == "b")
     assert TorchFile(path, lambda key: False).shapes == {}
     torch.save({"a": torch.tensor([1.0, float("nan")])}, path)
     with pytest.raises(CheckpointError, match="not finite"):
@@ -86,8 +88,9 @@ def test_what_is_no_weight_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         TorchFile(path)
 
 
-def test_only_the_rows_asked_for_are_held(tmp_path: Path) -> None:
+def test_only_the_rows_asked_for_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading rows of a large file maps it, and lets go of it again."""
+    monkeypatch.setattr(torch_file, "_MAPPED_ANEW_AFTER_BYTES", 8 << 20)
     path = tmp_path / "x.bin"
     torch.save({"a": torch.zeros(1 << 14, 1 << 10)}, path)  # 64 MiB
     file = TorchFile(path)
