@@ -1,0 +1,5 @@
+"""Packages that look installed."""
+
+from collections.abc import Callable
+
+Install = Callable[..., None]
