@@ -4,18 +4,16 @@ A name stands for the module and for all in it: ``glimpse_runtime.bundle`` also 
 several the longest decides. A package without what is in it is written with ``.__init__``.
 """
 
-from functools import cache
-
 from sources import arrows, modules
 
 from glimpse_models.families import FAMILIES
 
-LIGHT, HEAVY = "light half of a family", "heavy half of a family"
+REGISTRY, LIGHT, HEAVY = "registry of models", "light half of a family", "heavy half of a family"
 ROOMS: dict[str, tuple[str, ...]] = {
     "ground": tuple(
         f"glimpse_runtime.{name}" for name in ("errors", "arrays", "devices", "interrupt", "lazy", "stats", "_version")
     ),
-    "registry of models": (
+    REGISTRY: (
         *(f"glimpse_models.{name}" for name in ("__init__", "dims", "facts", "families", "registry", "listing")),
         *("glimpse_models.pocket.__init__", "glimpse_models.pocket.facts", "glimpse_models.pocket_plus"),
     ),
@@ -64,7 +62,7 @@ def room_of(module: str) -> str:
     """
     family = family_of(module)
     if family is not None:
-        return _half(family, module)
+        return _room_of_family(family, module)
     own = f"{module}.__init__" if modules()[module].name == "__init__.py" else module
     fitting = [(len(name), room) for room, names in ROOMS.items() for name in names if f"{own}.".startswith(f"{name}.")]
     if not fitting:
@@ -88,20 +86,7 @@ def reachable(start: str) -> set[str]:
     return found
 
 
-@cache
-def light_half(family: str) -> frozenset[str]:
-    """Returns the modules of a family's folder that its ``light`` needs."""
-    return frozenset(name for name in reachable(f"{family}.light") if family_of(name) == family)
-
-
-@cache
-def registered(family: str) -> frozenset[str]:
-    """Returns what the registry needs of a family: its names, and the facts about its models."""
-    starts = [name for name in modules() if name == family or name.startswith(f"{family}.model_")]
-    return frozenset(name for start in starts for name in reachable(start) if family_of(name) == family)
-
-
-def _half(family: str, module: str) -> str:
-    if module in registered(family):
-        return "registry of models"
-    return LIGHT if module in light_half(family) else HEAVY
+def _room_of_family(family: str, module: str) -> str:
+    """A family's folder has the rooms ``facts``, ``light`` and ``heavy``."""
+    part = module.removeprefix(family).removeprefix(".").partition(".")[0]
+    return {"": REGISTRY, "facts": REGISTRY, "light": LIGHT, "heavy": HEAVY}[part]

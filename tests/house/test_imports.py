@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from rooms import ORDER, family_of, light_half, reachable, room_of
+from rooms import LIGHT, ORDER, family_of, reachable, room_of
 from sources import Arrow, arrows, modules
 from support.places import ROOT, SOURCE_ROOTS
 
@@ -72,7 +72,10 @@ def test_the_runtime_imports_only_light_libraries() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.ARCHITECTURE)
 def test_the_light_half_of_a_family_imports_only_light_libraries(family: object) -> None:
-    for module in light_half(family.__name__):  # type: ignore[attr-defined]
+    own = [module for module in modules() if family_of(module) == family.__name__]  # type: ignore[attr-defined]
+    light = [module for module in own if room_of(module) == LIGHT]
+    assert light
+    for module in light:
         check_libraries(module, PACKAGES)
 
 
@@ -91,7 +94,7 @@ def check_libraries(module: str, own: set[str]) -> None:
 def test_the_runtime_reaches_nothing_heavy() -> None:
     """Also not by way of others: plugins, the registry of models, the light half of a family."""
     starts = [module for module in modules() if module.startswith("glimpse_runtime")]
-    starts += [f"{family.__name__}.light" for family in FAMILIES]
+    starts += [f"{family.__name__}.light.family" for family in FAMILIES]
     for start in starts:
         for module in reachable(start):
             assert not module.startswith("glimpse_export"), f"{start} reaches {module}"
@@ -103,9 +106,11 @@ def test_a_reference_is_independent_of_what_it_judges() -> None:
     """A family's reference imports neither its graph author nor what its light half computes."""
     for family in FAMILIES:
         name = family.__name__
-        seen = {module for module in reachable(f"{name}.reference") if family_of(module) == name}
-        judged = {f"{name}.{part}" for part in ("vision", "positions", "patches", "windows", "light", "heavy")}
-        assert not seen & judged
+        seen = {module for module in reachable(f"{name}.heavy.reference") if family_of(module) == name}
+        assert not [
+            module for module in seen if room_of(module) == LIGHT and not module.endswith((".light", ".record"))
+        ]
+        assert not seen & {f"{name}.heavy.{part}" for part in ("vision", "family")}
 
 
 def test_an_answer_needs_no_heavy_library() -> None:

@@ -7,9 +7,6 @@ from sources import modules
 from support.places import ROOT
 
 MOST_FILES, MOST_LINES = 16, 400
-FULL_ROOMS: dict[str, tuple[int, str]] = {
-    "models/glimpse_models/llava_1_5": (18, "a family is one folder; this one reads two layouts of files and a tower"),
-}
 LONG_FILES: dict[str, str] = {
     "runtime/glimpse_runtime/session/session.py": "the whole public surface of a session, two thirds of it docstrings",
 }
@@ -24,7 +21,7 @@ def test_no_room_is_a_hall() -> None:
     counts = Counter(path.parent for path in modules().values() if path.name != "__init__.py")
     counts += Counter(path.parent for path in files() if (ROOT / "tests") in path.parents)
     halls = {str(folder.relative_to(ROOT)): count for folder, count in counts.items()}
-    halls = {name: count for name, count in halls.items() if count > FULL_ROOMS.get(name, (MOST_FILES, ""))[0]}
+    halls = {name: count for name, count in halls.items() if count > MOST_FILES}
     assert not halls, f"more than {MOST_FILES} files: {halls}"
 
 

@@ -33,7 +33,7 @@ def test_whatever_writes_weights_and_graphs_counts(counted: set[Path]) -> None:
 
 
 def test_the_family_counts_too(counted: set[Path]) -> None:
-    folders = {path.parent.name for path in counted}
+    folders = {folder for path in counted for folder in path.parts}
     assert len(folders & {family.__name__.rpartition(".")[2] for family in FAMILIES}) == 1
 
 

@@ -27,6 +27,12 @@ class Written:
     options: ExportOptions
     folder: Path
 
+    @classmethod
+    def export(cls, options: ExportOptions, out: Path) -> "Written":
+        """Exports without certifying."""
+        chosen = dataclasses.replace(options, certify="off")
+        return cls(chosen, export(chosen, out))
+
     @property
     def manifest(self) -> Manifest:
         return Manifest.from_json((self.folder / MANIFEST_NAME).read_text(), "manifest")
@@ -34,9 +40,10 @@ class Written:
     def certify(self, level: str = "quick") -> Certificate:
         return certify(plan(self.options), self.folder, self.manifest, level, lambda message: None)
 
-    def failure(self) -> CertificateError:
+    def failure(self, level: str = "quick") -> CertificateError:
+        """What the certification complains of; the file says so too."""
         with pytest.raises(CertificateError) as caught:
-            self.certify()
+            self.certify(level)
         written = json.loads((self.folder / CERTIFICATE_NAME).read_text())
         assert written["passed"] is False
         assert caught.value.certificate is not None
@@ -52,6 +59,13 @@ class Written:
             found = file.read(8)
             file.seek(int(place["offset"]))
             file.write(change(found))
+
+    def change_manifest(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Changes fields of the manifest."""
+        path = self.folder / MANIFEST_NAME
+        data = json.loads(path.read_text())
+        change(data)
+        path.write_text(json.dumps(data))
 
 
 def write(model: Path, out: Path, precision: str = "fp32", **parts: str) -> Written:

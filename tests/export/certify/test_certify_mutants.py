@@ -18,8 +18,8 @@ from support.certified import other_eps, sabotage, vectors_rolled, write
 from glimpse_export.errors import CertificateError
 from glimpse_export.graphs.decoder import DecoderAuthor
 from glimpse_export.source.adapter import Adapter
-from glimpse_models.qwen2_5_vl.light import family as light
 from glimpse_models.qwen2_5_vl.heavy.vision import VisionAuthor
+from glimpse_models.qwen2_5_vl.light import family as light
 from glimpse_runtime.inputs.rope import TextRope
 
 Patch = pytest.MonkeyPatch

@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 
 from support.bundles import STAGES, options
 from support.commands import Command, assert_one_clear_line
-from support.pruner_weights import FITTING, MISFITS
+from support.pruners import FITTING, MISFITS
 
 from glimpse_export import CheckpointError
 from glimpse_export.exporter import carry_out, plan

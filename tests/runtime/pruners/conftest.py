@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.installed import Install
+from support.pruners import Install
 
 from glimpse_runtime.pruners import GROUP
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.installed import Install
 from support.places import ROOT
+from support.pruners import Install
 
 from glimpse_runtime import Pruning, load
 from glimpse_runtime.pruners import GROUP

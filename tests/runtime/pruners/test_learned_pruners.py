@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.pruner_weights import MISFITS, with_weights
+from support.pruners import MISFITS, with_weights
 
 from glimpse_runtime import BundleFormatError, Pruning, load
 

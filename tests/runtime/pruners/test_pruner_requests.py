@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.installed import Install
-from support.pruner_weights import unlearned
+from support.pruners import Install, unlearned
 
 from glimpse_runtime import PromptError, Pruning, PruningError, Session, load
 from glimpse_runtime.pruners import find, names

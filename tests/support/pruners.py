@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import numpy as np
 from glimpse_runtime.bundle.packaged import packaged_bundle
 from glimpse_runtime.files.hashing import sha256_of
 
+Install = Callable[..., None]
+"""Makes a module with a pruning method look like an installed package."""
 FITTING = {"w1": np.ones((128, 4)), "b1": np.ones(4), "w2": np.ones(4), "b2": np.ones(())}
 MISFITS: list[tuple[bytes | dict[str, np.ndarray], str]] = [
     (b"no zip file", " is not an .npz file of numbers"),

@@ -1,5 +1,0 @@
-"""Packages that look installed."""
-
-from collections.abc import Callable
-
-Install = Callable[..., None]
