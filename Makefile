@@ -1,5 +1,6 @@
 # make demo   sets up, exports pocket, asks about the example images, writes overlay pictures
-# make test   sets up, runs all tests
+# make test   sets up, runs the tests of a few minutes
+# make test-all  sets up, runs all tests, also those that take long by design
 # make check  sets up, runs the linters and type checker
 # make plugin  sets up, compiles the compaction kernels for every GPU that nvcc knows, runs their properties
 # make test-rtx  adds TensorRT-RTX, builds engines of pocket without a GPU
@@ -11,8 +12,10 @@ OUT ?= demo-output
 ROBOTS_VENV ?= .venv-robots
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A worker of tests takes a core and about half a gigabyte.
+WORKERS ?= -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: setup demo test plugin test-rtx test-robots check clean bundle
+.PHONY: setup demo test test-all plugin test-rtx test-robots check clean bundle
 
 setup: $(STAMP)
 
@@ -28,11 +31,14 @@ demo: $(STAMP)
 	$(BIN)/python examples/demo.py --bundle $(OUT)/pocket --out $(OUT)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(WORKERS) -m "not robots and not slow"
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -q $(WORKERS)
 
 plugin: $(STAMP)
 	$(BIN)/python -m glimpse_plugins --all-architectures
-	$(BIN)/python -m pytest -q tests/compaction/test_compaction.py tests/compaction/test_library.py
+	$(BIN)/python -m pytest -q tests/plugins/test_compaction.py tests/plugins/test_library.py
 
 test-rtx: $(STAMP)-rtx
 	$(BIN)/python -m pytest -q -rs -m rtx tests

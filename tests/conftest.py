@@ -1,28 +1,59 @@
 """Fixtures that several test files share."""
 
-import json
 import os
+
+# A worker of pytest-xdist takes a core: libraries that took all of them would wait for each other.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+if WORKER is not None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
-from hub_server import Hub, serving
-
-if TYPE_CHECKING:
-    from glimpse_export import ExportOptions
-
-ROOT = Path(__file__).parents[1]
-GOLDEN = Path(__file__).parent / "golden" / "modelA"
-STAGES = ("embedding", "vision", "score", "text")
-"""The stages of an export that hold weights, in the order in which they are built."""
+from stand_ins.hub_server import Hub, serving
+from support.bundles import options
+from support.commands import Command, run_apart, run_here
+from support.once import once
+from support.places import FAKE_TENSORRT, GOLDEN, TESTS
 
 # Bundles are marked as verified in a cache folder; tests must not touch the user's.
-os.environ["GLIMPSE_CACHE"] = str(Path(__file__).parent / ".cache")
+os.environ["GLIMPSE_CACHE"] = str(TESTS / ".cache")
+os.environ.pop("GLIMPSE_BUNDLE", None)
+
+Make = Callable[[Path], Path]
+Shared = Callable[[str, Make], Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_each() -> Iterator[None]:
+    """Engines of a worker run on its core alone."""
+    if WORKER is None:
+        yield
+        return
+    from glimpse_runtime.backends import ort, ort_cuda
+
+    original = ort.session_options
+
+    def single(module: Any, threads: int | None) -> Any:
+        return original(module, threads or 1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for backend in (ort, ort_cuda):
+            patch.setattr(backend, "session_options", single)
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """Makes a folder once for all workers of a run, which only read it."""
+    base = tmp_path_factory.getbasetemp()
+    return lambda name, make: once((base if WORKER is None else base.parent) / "shared" / name, make)
 
 
 @pytest.fixture(scope="session")
@@ -32,14 +63,13 @@ def golden() -> Path:
 
 
 @pytest.fixture(scope="session")
-def golden_bundle(tmp_path_factory: pytest.TempPathFactory, golden: Path) -> Path:
+def golden_bundle(shared: Shared, golden: Path) -> Path:
     """The golden model as a bundle without a tokenizer."""
     pytest.importorskip("onnx_ir")
     pytest.importorskip("torch")
     from glimpse_export import export
 
-    out = tmp_path_factory.mktemp("golden") / "bundle"
-    return export(options(golden), out)
+    return shared("golden", lambda folder: export(options(golden), folder / "bundle")) / "bundle"
 
 
 @pytest.fixture
@@ -79,86 +109,32 @@ def photo() -> np.ndarray:
     return np.stack([rows, columns, (rows * columns) % 251], axis=-1).astype(np.uint8)
 
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
+@pytest.fixture(scope="session")
+def command_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The cache folder of commands."""
+    return str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
-    """Runs the ``main`` of a module of this checkout as a command, with its words."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(str(ROOT / root) for root in ("runtime", "export", "models", "plugins")),
-        "GLIMPSE_CACHE": str(tmp_path_factory.mktemp("cache")),
-    }
-    environment.pop("GLIMPSE_BUNDLE", None)
+def process(command_cache: str) -> Command:
+    """Runs the ``main`` of a module of this checkout as a command in a process of its own, with its words."""
 
     def run(module: str, *words: str | Path, **changes: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", f"from {module} import main; main()", *map(str, words)],
-            capture_output=True,
-            text=True,
-            env={**environment, **changes},
-            timeout=120,
-            check=False,
-        )
+        return run_apart(module, *words, **{"GLIMPSE_CACHE": command_cache, **changes})
 
     return run
 
 
-def assert_one_clear_line(done: subprocess.CompletedProcess[str], *parts: str, code: int = 1) -> None:
-    """A failed command: the exit code, no answer, no traceback, one line of error that holds ``parts``."""
-    assert done.returncode == code, done.stderr
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1, done.stderr
-    for part in parts:
-        assert part in errors[0]
+@pytest.fixture(scope="session")
+def command(command_cache: str, process: Command) -> Command:
+    """Does the same in this process, unless the environment that is asked for needs another."""
 
+    def run(module: str, *words: str | Path, **changes: str) -> subprocess.CompletedProcess[str]:
+        if any(not name.startswith("GLIMPSE_") for name in changes):
+            return process(module, *words, **changes)
+        return run_here(module, *words, **{"GLIMPSE_CACHE": command_cache, **changes})
 
-def uncertified(place: Path) -> Path:
-    """A copy of the packaged bundle without its certificate."""
-    from glimpse_runtime.bundle.packaged import packaged_bundle
-
-    shutil.copytree(packaged_bundle(), place)
-    (place / "certificate.json").unlink()
-    manifest = json.loads((place / "manifest.json").read_text())
-    del manifest["files"]["certificate.json"]
-    (place / "manifest.json").write_text(json.dumps(manifest))
-    return place
-
-
-def options(model: Path, **changes: Any) -> "ExportOptions":
-    """An export of a model folder, without tokenizer and certificate where nothing else is said."""
-    from glimpse_export import ExportOptions
-
-    return ExportOptions(
-        str(model / "base"), str(model / "adapter"), **{"tokenizer": False, "certify": "off", **changes}
-    )
-
-
-def edit_json(path: Path, **changes: Any) -> None:
-    data = json.loads(path.read_text())
-    for key, value in changes.items():
-        data.pop(key, None) if value is ... else data.update({key: value})
-    path.write_text(json.dumps(data))
-
-
-def edit_tensors(path: Path, change: Callable[[dict[str, np.ndarray]], None]) -> None:
-    import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy)
-    from safetensors.numpy import load_file, save_file
-
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path)
-
-
-def leftovers(folder: Path) -> list[str]:
-    """Hidden files and folders."""
-    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
-
-
-FAKE_TENSORRT = Path(__file__).parent / "fake_tensorrt"
+    return run
 
 
 @pytest.fixture
@@ -179,13 +155,8 @@ def fake_tensorrt(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatc
     sys.modules.update(real)
 
 
-def work_of(out: Path) -> Path:
-    """Where an export to ``out`` keeps its work."""
-    return out.parent / f".{out.name}.work"
-
-
 @pytest.fixture(scope="session")
-def engine_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def engine_bundle(shared: Shared) -> Path:
     """Pocket in the dialects that TensorRT imports, in float16."""
     pytest.importorskip("onnx_ir")
     pytest.importorskip("torch")
@@ -194,15 +165,15 @@ def engine_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     precision = Precision.choose("fp16", gpu=True)
     made = ExportOptions("pocket", dialects=("opset24", "plain"), precision=precision, certify="off")
-    return export(made, tmp_path_factory.mktemp("engines") / "pocket")
+    return shared("engines", lambda folder: export(made, folder / "pocket")) / "pocket"
 
 
 @pytest.fixture(scope="session")
-def traced_bundle(tmp_path_factory: pytest.TempPathFactory, golden: Path) -> Path:
+def traced_bundle(shared: Shared, golden: Path) -> Path:
     """The golden model in the dialects that TensorRT imports, with the outputs that tracing adds."""
     pytest.importorskip("onnx_ir")
     pytest.importorskip("torch")
     from glimpse_export import export
 
     made = options(golden, dialects=("opset24", "plain"), trace=True)
-    return export(made, tmp_path_factory.mktemp("traced") / "bundle")
+    return shared("traced", lambda folder: export(made, folder / "bundle")) / "bundle"

@@ -15,6 +15,7 @@ from glimpse_export.graphs.builder import stage_spec
 from glimpse_export.planning.make import make_plan
 from glimpse_export.planning.options import ExportOptions
 from glimpse_export.planning.plan import Plan
+from glimpse_export.source.hashes import file_spec
 from glimpse_export.source.tokenizer import TOKENIZER
 from glimpse_export.source.trained_pruners import copy_files
 from glimpse_export.write.manifest import draft_manifest, without_files
@@ -22,7 +23,7 @@ from glimpse_export.write.output import checked_output, is_taken, missing_bytes
 from glimpse_export.write.runner import StageRunner
 from glimpse_export.write.sources import read_sources
 from glimpse_export.write.stages import WEIGHT_STAGES, weight_bytes
-from glimpse_export.write.stamps import certifier_code, file_spec, stamp_of, writers_code
+from glimpse_export.write.stamps import certifier_code, stamp_of, writers_code
 from glimpse_export.write.work import WorkFolder, stage_folder
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.certificate import CERTIFICATE_NAME

@@ -25,7 +25,7 @@ from typing import NoReturn
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / part) for part in ("runtime", "export", "models", "plugins", "tests")]
 
-from factory import write_model
+from support.checkpoints import write_model
 
 from glimpse_export import ExportOptions, export
 from glimpse_export.weights import file as weights

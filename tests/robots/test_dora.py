@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from support.places import ROOT
 
 pytest.importorskip("dora", reason="dora-rs is not installed (extra dora; Python 3.11 or later)")
 pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra dora)")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from support.places import ROOT
 
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed (extra ros2, or a sourced ROS 2)")
 pytestmark = [pytest.mark.robots, pytest.mark.filterwarnings("ignore::DeprecationWarning:lark")]

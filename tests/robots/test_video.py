@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from support.places import ROOT
 
 from glimpse_runtime import InputError, LatestFrame
 

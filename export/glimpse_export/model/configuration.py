@@ -10,7 +10,7 @@ from glimpse_export.errors import CheckpointError
 from glimpse_export.model.architecture import ACTIVATIONS, LAYER_NORM_EPS, Glimpse, PruningConfig, Scorer, Text
 from glimpse_export.model.fields import Config, Fields, given
 from glimpse_export.model.refusals import refuse_text, refuse_unknown_options
-from glimpse_runtime.bundle.anchors import ANCHORS
+from glimpse_runtime.bundle.anchors import ANCHORS, is_anchor
 
 
 def read_text(
@@ -204,7 +204,7 @@ def _read_scorer(fields: Fields, taps: tuple[int, ...], window: int) -> Scorer:
 def _read_pruning(fields: Fields) -> PruningConfig:
     anchors = tuple(fields.get("anchor_positions", list, None) or ())
     for anchor in anchors:
-        fields.refuse(anchor not in ANCHORS, f"anchor position {anchor!r} (known: {', '.join(ANCHORS)})")
+        fields.refuse(not is_anchor(anchor), f"anchor position {anchor!r} (known: {', '.join(ANCHORS)})")
     threshold = fields.get("reduce_threshold", float)
     ratio = fields.get("max_remain_ratio", float, None)
     if not 0 <= threshold <= 1 or not 0 <= (ratio or 0) <= 1:

@@ -1,4 +1,4 @@
-"""Content hashes of a model's files.
+"""Content hashes of files: a model's, and a bundle's.
 
 What a hub client calls its files is not taken for their hash: a download may have gone wrong, and a wrong name is a
 reason to refuse the file.
@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from glimpse_export.errors import CheckpointError
-from glimpse_runtime.files.hashing import FileChangesError, remembered_sha256
+from glimpse_runtime.bundle.manifest import FileSpec
+from glimpse_runtime.files.hashing import FileChangesError, remembered_sha256, sha256_of
 
 _BLOB_NAME = re.compile(r"[0-9a-f]{64}")
 
@@ -35,3 +36,8 @@ def content_sha256(path: Path, progress: Callable[[str], None]) -> str:
     if real.parent.name == "blobs" and _BLOB_NAME.fullmatch(real.name) and real.name != found:
         raise CheckpointError(f"{path} is damaged: it is not what the hub has; delete {real} and download it again")
     return found
+
+
+def file_spec(path: Path) -> FileSpec:
+    """Returns size and hash of a file."""
+    return FileSpec(path.stat().st_size, sha256_of(path))

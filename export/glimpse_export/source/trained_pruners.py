@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from glimpse_export.errors import CheckpointError
-from glimpse_export.write.stamps import file_spec
+from glimpse_export.source.hashes import file_spec
 from glimpse_runtime.bundle.manifest import FileSpec
 from glimpse_runtime.errors import BundleFormatError, PruningError
 from glimpse_runtime.pruners import find, method_of, weights_file

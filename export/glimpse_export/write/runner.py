@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from glimpse_export.write.stamps import file_spec
+from glimpse_export.source.hashes import file_spec
 from glimpse_export.write.work import stage_folder, sync
 from glimpse_runtime.bundle.manifest import FileSpec
 from glimpse_runtime.files.atomic import write_text

@@ -15,11 +15,12 @@ from glimpse_export.graphs.decoder import DecoderAuthor
 from glimpse_export.graphs.dialects import Dialect, dialect
 from glimpse_export.graphs.scorer import ScorerAuthor
 from glimpse_export.planning.plan import Plan
+from glimpse_export.source.hashes import file_spec
 from glimpse_export.weights.file import WeightFile, WeightLayout, data_type, tensor_bytes
 from glimpse_export.weights.journal import StoredTensor
 from glimpse_export.weights.precision import DEFAULT_PRECISION, INTEGER
 from glimpse_export.write.sources import Sources
-from glimpse_export.write.stamps import file_spec, writers_code
+from glimpse_export.write.stamps import writers_code
 from glimpse_runtime.bundle.dialects import graph_name
 from glimpse_runtime.bundle.manifest import EmbeddingSpec, FileSpec
 

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from glimpse_runtime._version import __version__
-from glimpse_runtime.bundle.manifest import FileSpec
-from glimpse_runtime.files.hashing import sha256_of
 
 # Rooms of this package whose modules decide what weights and graphs consist of.
-_WRITERS = ("model", "source", "weights", "graphs", "graphs/dialects")
+WRITERS = ("model", "source", "weights", "graphs", "graphs/dialects")
 _STAGES = "write/stages.py"
 _CERTIFIER = "certify"
 _PACKAGE = Path(__file__).parents[1]
@@ -32,7 +30,7 @@ def writers_code(family: object) -> str:
     Args:
         family: the family's heavy half, whose folder counts too.
     """
-    rooms = [path for room in _WRITERS for path in sorted((_PACKAGE / room).glob("*.py"))]
+    rooms = [path for room in WRITERS for path in sorted((_PACKAGE / room).glob("*.py"))]
     return code_of((*rooms, _PACKAGE / _STAGES, *_folder_of(family)))
 
 
@@ -48,11 +46,6 @@ def code_of(paths: tuple[Path, ...]) -> str:
     for path in paths:
         digest.update(f"{path.parent.name}/{path.name}\0{_meaning(path.read_text(encoding='utf-8'))}\n".encode())
     return digest.hexdigest()
-
-
-def file_spec(path: Path) -> FileSpec:
-    """Returns size and hash of a file."""
-    return FileSpec(path.stat().st_size, sha256_of(path))
 
 
 def _folder_of(family: object) -> tuple[Path, ...]:

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from glimpse_models.pocket.checkpoint import PACKAGED, read_checkpoint
+from glimpse_models.pocket.model.batch import Batch
 from glimpse_models.pocket.model.config import PocketConfig
-from glimpse_models.pocket.training.data import Batch, BatchSpec, batches
+from glimpse_models.pocket.training.data import BatchSpec, batches
 from glimpse_models.pocket.training.learned import Covipal, Sdtp, imitation_loss, ranking_loss
 from glimpse_models.pocket.training.lessons import Lesson, Teacher
 from glimpse_models.pocket.training.objectives import TRAINING_TYPE, Scores

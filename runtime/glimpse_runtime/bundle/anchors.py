@@ -9,3 +9,8 @@ ANCHORS: dict[str, Callable[[int, int], int]] = {
     "br": lambda rows, columns: rows * columns - 1,
 }
 """The visual token of a corner, for the rows and columns of the merged grid."""
+
+
+def is_anchor(value: object) -> bool:
+    """Returns whether something read from a file or given by a caller names a corner."""
+    return isinstance(value, str) and value in ANCHORS

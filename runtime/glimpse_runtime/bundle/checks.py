@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from glimpse_models.families import ARCHITECTURES, light
-from glimpse_runtime.bundle.anchors import ANCHORS
+from glimpse_runtime.bundle.anchors import is_anchor
 from glimpse_runtime.bundle.manifest import Manifest, Profile
 from glimpse_runtime.errors import BundleFormatError
 
@@ -85,7 +85,7 @@ def _scorer(manifest: Manifest) -> bool:
 def _pruning(manifest: Manifest) -> bool:
     rule = manifest.pruning
     ratios = 0 <= rule.threshold <= 1 and 0 <= (rule.max_keep_ratio or 0) <= 1
-    return ratios and (rule.min_keep or 0) >= 0 and all(anchor in ANCHORS for anchor in rule.anchors)
+    return ratios and (rule.min_keep or 0) >= 0 and all(map(is_anchor, rule.anchors))
 
 
 def _tokens(manifest: Manifest) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields
 
 from glimpse_runtime.arrays import BoolArray
-from glimpse_runtime.bundle.anchors import ANCHORS
+from glimpse_runtime.bundle.anchors import ANCHORS, is_anchor
 from glimpse_runtime.errors import PruningError
 from glimpse_runtime.pruners import BEFORE, Pruner, find
 
@@ -65,7 +65,7 @@ class Pruning:
         if not isinstance(self.seed, int) or self.seed < 0:
             raise PruningError(f"seed must be a whole number, not negative, found {self.seed!r}")
         for anchor in self.anchors or ():
-            if anchor not in ANCHORS:
+            if not is_anchor(anchor):
                 raise PruningError(f"unknown anchor {anchor!r}; anchors are {', '.join(ANCHORS)}")
         if not self.enabled and any(_given(self, field) for field in fields(self)[1:]):
             raise PruningError("pruning is switched off (enabled=False), so no other option of it can be given")

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from conftest import options
+from support.bundles import options
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "llavaA"
 TOWER = "openai/clip-vit-large-patch14-336"

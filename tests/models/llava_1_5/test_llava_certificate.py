@@ -14,8 +14,8 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import torch
-from certifying import Written, sabotage
 from llava_models import GOLDEN, TOWER, copy_model
+from support.certified import Written, sabotage
 
 from glimpse_export import ExportOptions, plan
 from glimpse_export.certify import certify
@@ -126,7 +126,7 @@ def test_prompts_are_compared_with_the_original_s(tmp_path: Path, monkeypatch: P
     assert found.passed
     assert figures(found, "different_tokens") == [0, 0, 0]
     bundle.change_manifest(lambda data: data["prompt"].update(user_open="USER:"))
-    assert "preprocess: different_tokens" in bundle.failure()
+    assert "preprocess: different_tokens" in str(bundle.failure())
 
 
 def changed(raw: bytes) -> bytes:
@@ -150,7 +150,7 @@ CORRUPTIONS: dict[str, tuple[str, str, str]] = {
 def test_corrupted_weights_are_named(name: str, bundle: Written) -> None:
     graph, weight, where = CORRUPTIONS[name]
     bundle.corrupt(graph, weight, changed)
-    message = bundle.failure()
+    message = str(bundle.failure())
     assert where in message
     assert weight in message
 
@@ -160,7 +160,7 @@ def test_a_wrong_embedding_row_is_named(bundle: Written) -> None:
     with (bundle.folder / "embed_tokens.bin").open("r+b") as file:
         file.seek(-4, 2)
         file.write(b"\1\2\3\4")
-    assert "embedding: wrong_weights" in bundle.failure()
+    assert "embedding: wrong_weights" in str(bundle.failure())
 
 
 def taps_before(original: Any, self: Any, *args: Any, **options: Any) -> None:
@@ -251,7 +251,7 @@ def test_states_counted_wrongly_are_named(off_by: int, expected: str, tmp_path: 
     """The reference counts hidden states by itself: a mistake in reading the configuration does not pass."""
     for module in (configuration, tower):
         sabotage(monkeypatch, module, "block_of", lambda original, *given: original(*given) + off_by)
-    assert expected in write(tmp_path / "bundle").failure()
+    assert expected in str(write(tmp_path / "bundle").failure())
 
 
 def black(self: ImageRules) -> tuple[int, ...]:
@@ -284,7 +284,7 @@ def test_a_wrong_runtime_is_named(name: str, bundle: Written, monkeypatch: Patch
 @pytest.mark.slow
 def test_another_rope_theta_is_named(bundle: Written) -> None:
     bundle.change_manifest(lambda data: data["text"].update(rope_theta=500000.0))
-    assert "lower, layer 0: graph_error" in bundle.failure()
+    assert "lower, layer 0: graph_error" in str(bundle.failure())
 
 
 @pytest.mark.slow

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Command
-from hub_server import Hub, files_of
 from llava_models import GOLDEN, TOWER
+from stand_ins.hub_server import Hub, files_of
+from support.commands import Command
 
 pytest.importorskip("huggingface_hub")
 pytest.importorskip("onnx_ir")

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import edit_json
 from llava_models import GOLDEN, TOWER, copy_model
+from support.files import edit_json
 
 pytest.importorskip("onnx_ir")
 pytest.importorskip("torch")

@@ -2,7 +2,7 @@
 
 A cache tensor is (1, key heads, context, head size) on either side of the graph: the rows of a step are written at
 ``slots``, and a mask made from ``slots`` hides what lies behind them. Queries are divided by sqrt(size) in float32
-before anything is rounded: unscaled products of Qwen2.5's queries and keys leave the range of float16.
+before anything is rounded: unscaled products of some models' queries and keys leave the range of float16.
 """
 
 import math

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from glimpse_models.pocket.model.batch import Batch
 from glimpse_models.pocket.model.config import NORM_EPS, PocketConfig
 from glimpse_models.pocket.model.layout import Layout, scorer_rotary
 from glimpse_models.pocket.model.model import (
@@ -22,7 +23,6 @@ from glimpse_models.pocket.model.model import (
     rotate,
     swiglu,
 )
-from glimpse_models.pocket.training.data import Batch
 
 
 class _Linear(nn.Linear):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from glimpse_models.pocket.model.batch import Batch
 from glimpse_models.pocket.model.config import CELL, PATCH, special_id
 from glimpse_models.pocket.model.tokenizer import END_OF_TEXT, TURN_END, build_tokenizer, prompt_parts
 from glimpse_models.pocket.scenes.questions import TYPES, Question, ask
@@ -33,30 +34,6 @@ DENSE_CLASSES = (1 + len(KINDS), 1 + len(COLOURS), 1 + len(CHARACTERS), 1 + LONG
 TURNS = {"count": 3, "word": 3, "number": 2}
 """How often the harder question types are asked, per turn of the others."""
 _BORDER = 4
-
-
-class Batch(NamedTuple):
-    """Images of one size with their questions.
-
-    Attributes:
-        pixels: (batch, height, width, 3) uint8.
-        ids: (batch, questions, segment) tokens from the end-of-image marker on, question and answer.
-        labels: The same shape: the token to predict at each place, or ``IGNORED``.
-        last: (batch, questions) index of the last prompt token.
-        types: (batch, questions) index into ``TYPES``.
-        dense: (batch, targets, patch rows, patch columns) class of each patch for each dense target.
-        relevant: (batch, questions, rows, columns) visual tokens that the answer's boxes touch, with a margin.
-        wanted: The same shape: what they should score, 0 to 1.
-    """
-
-    pixels: Tensor
-    ids: Tensor
-    labels: Tensor
-    last: Tensor
-    types: Tensor
-    dense: Tensor
-    relevant: Tensor
-    wanted: Tensor
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from glimpse_models.pocket.model.batch import Batch
 from glimpse_models.pocket.model.config import CELL, PocketConfig
 from glimpse_models.pocket.model.glimpse import GlimpseForward, GlimpseModules
 from glimpse_models.pocket.model.layout import Layout, make_layout, row_positions, text_rotary
 from glimpse_models.pocket.model.model import Pocket, patchify, rms_norm
-from glimpse_models.pocket.training.data import QUESTIONS, SEGMENT, Batch, RowEncoder
+from glimpse_models.pocket.training.data import QUESTIONS, SEGMENT, RowEncoder
 from glimpse_models.pocket.training.losses import answer_loss
 
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from glimpse_models.pocket.model.batch import Batch
 from glimpse_models.pocket.model.config import CELL, PocketConfig
 from glimpse_models.pocket.model.glimpse import GlimpseForward, GlimpseModules
 from glimpse_models.pocket.model.layout import Layout, make_layout, row_positions, text_rotary
 from glimpse_models.pocket.model.lora import Lora
 from glimpse_models.pocket.model.model import Pocket, linear, make_model, patchify
 from glimpse_models.pocket.scenes.questions import TYPES
-from glimpse_models.pocket.training.data import DENSE_CLASSES, QUESTIONS, SEGMENT, Batch, RowEncoder
+from glimpse_models.pocket.training.data import DENSE_CLASSES, QUESTIONS, SEGMENT, RowEncoder
 from glimpse_models.pocket.training.losses import answer_loss, dense_loss, mask_loss
 
 TRAINING_TYPE = torch.bfloat16

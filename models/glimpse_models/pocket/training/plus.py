@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from glimpse_models.pocket.checkpoint import DEFAULT_THRESHOLD
+from glimpse_models.pocket.model.batch import Batch
 from glimpse_models.pocket.model.config import PAPER_CAP
 from glimpse_models.pocket.model.layout import row_positions, text_rotary
 from glimpse_models.pocket.model.model import patchify
 from glimpse_models.pocket.model.pruned import choose, decode_pruned
 from glimpse_models.pocket.scenes.questions import TYPES
-from glimpse_models.pocket.training.data import Batch
 from glimpse_models.pocket.training.losses import answer_loss, mask_loss
 from glimpse_models.pocket.training.objectives import TRAINING_TYPE, Scores, Task
 

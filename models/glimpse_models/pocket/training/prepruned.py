@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glimpse_models.pocket.model.batch import Batch
 from glimpse_models.pocket.model.layout import Layout, row_positions, text_rotary
 from glimpse_models.pocket.model.model import patchify
-from glimpse_models.pocket.training.data import Batch
 from glimpse_models.pocket.training.objectives import TRAINING_TYPE, GlimpseTask, Scores
 from glimpse_runtime.pruners import PrunerInput, find
 

@@ -19,6 +19,7 @@ from glimpse_runtime.errors import BundleFormatError, InputError
 from glimpse_runtime.inputs.grid import Grid, Patches, Window
 
 AXES = 3
+PROFILES = ("windows", "window_slots", "token_slots")
 
 
 class Qwen25VL:
@@ -83,6 +84,9 @@ def read(manifest: Manifest, where: str) -> Qwen25VL:
         BundleFormatError: a key is missing or a value makes no sense.
     """
     record = read_record(Record, manifest.family, where, "family")
+    for name in PROFILES:
+        if name not in manifest.profiles:
+            raise BundleFormatError(f"{where}: profile {name!r} is missing; export the model again")
     wrong = _wrong(manifest, record)
     if wrong is not None:
         raise BundleFormatError(f"{where}: the values of {wrong} make no sense; export the model again")

@@ -1,0 +1,38 @@
+"""Exports of a model folder, and changed copies of the packaged bundle."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glimpse_export import ExportOptions
+
+STAGES = ("embedding", "vision", "score", "text")
+"""The stages of an export that hold weights, in the order in which they are built."""
+
+
+def options(model: Path, **changes: Any) -> "ExportOptions":
+    """An export of a model folder, without tokenizer and certificate where nothing else is said."""
+    from glimpse_export import ExportOptions
+
+    return ExportOptions(
+        str(model / "base"), str(model / "adapter"), **{"tokenizer": False, "certify": "off", **changes}
+    )
+
+
+def work_of(out: Path) -> Path:
+    """Where an export to ``out`` keeps its work."""
+    return out.parent / f".{out.name}.work"
+
+
+def uncertified(place: Path) -> Path:
+    """A copy of the packaged bundle without its certificate."""
+    from glimpse_runtime.bundle.packaged import packaged_bundle
+
+    shutil.copytree(packaged_bundle(), place)
+    (place / "certificate.json").unlink()
+    manifest = json.loads((place / "manifest.json").read_text())
+    del manifest["files"]["certificate.json"]
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    return place
