@@ -19,7 +19,7 @@ from glimpse_export.source.hashes import file_spec
 from glimpse_export.source.tokenizer import TOKENIZER
 from glimpse_export.source.trained_pruners import copy_files
 from glimpse_export.write.manifest import draft_manifest, without_files
-from glimpse_export.write.output import checked_output, is_taken, missing_bytes
+from glimpse_export.write.output import checked_output, is_taken, missing_bytes, require_replaceable
 from glimpse_export.write.runner import StageRunner
 from glimpse_export.write.sources import read_sources
 from glimpse_export.write.stages import WEIGHT_STAGES, weight_bytes
@@ -31,6 +31,7 @@ from glimpse_runtime.bundle.dialects import stage_and_dialect
 from glimpse_runtime.bundle.manifest import MANIFEST_NAME, FileSpec, Manifest, StageSpec
 from glimpse_runtime.errors import BundleDamagedError, BundleFormatError
 from glimpse_runtime.files.atomic import write_text
+from glimpse_runtime.files.reading import read_small_text
 
 Progress = Callable[[str], None]
 
@@ -91,7 +92,10 @@ def carry_out(options: ExportOptions, out: Path, progress: Progress = lambda mes
         ExportError: it cannot be done, and nothing that was there is lost. What was finished stays in a hidden folder
             beside ``out``, and the next export takes it over.
     """
-    out = out.expanduser().absolute()
+    try:
+        out = out.expanduser().absolute()
+    except RuntimeError as error:  # ~somebody who is not known here
+        raise OutputError(f"cannot write {out}: {error}; name the folder without ~") from None
     place = checked_output(out)
     with _explained(out), WorkFolder.opened(place) as work:
         checked_output(out)  # once more: an interrupted export's replacement may have been undone
@@ -109,7 +113,7 @@ def carry_out(options: ExportOptions, out: Path, progress: Progress = lambda mes
         runner = StageRunner(work.path, progress)
         with _room(checked, work, draft.stamps, out):
             write_bundle(checked, draft, work, runner, progress)
-            work.put_in_place()
+            work.put_in_place(partial(require_replaceable, place, force=options.force))
         Bundle(place, _read_manifest(place)).mark_as_verified()
     return Outcome(out, tuple(runner.built), tuple(runner.taken_over))
 
@@ -185,7 +189,7 @@ def _require_same(place: Path, draft: Manifest, out: Path) -> None:
 
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_NAME
-    return Manifest.from_json(path.read_text(encoding="utf-8"), str(path))
+    return Manifest.from_json(read_small_text(path), str(path))
 
 
 @contextmanager

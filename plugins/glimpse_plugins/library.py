@@ -2,6 +2,8 @@
 
 import ctypes
 import enum
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -93,6 +95,23 @@ class _Keep(ctypes.Structure):
     )
 
 
+def _require_own(path: Path) -> None:
+    """Refuses code that somebody else may have put there: a cache may be shared.
+
+    Raises:
+        PluginError: file or folder belong to another user than this one or root, or others may write to them.
+    """
+    if not hasattr(os, "getuid"):
+        return
+    for place in (path, path.parent):
+        try:
+            found = place.stat()
+        except OSError as error:
+            raise PluginError(f"{place} cannot be read ({error.strerror}). Build the library again.") from None
+        if found.st_uid not in (0, os.getuid()) or found.st_mode & stat.S_IWOTH:
+            raise PluginError(f"{place} is another user's, or others may write to it. Set GLIMPSE_CACHE to your own.")
+
+
 class CompactLibrary:
     """The kernels: built for a GPU all addresses are device addresses, built for the host they are host addresses."""
 
@@ -102,6 +121,7 @@ class CompactLibrary:
         Raises:
             PluginError: it cannot be loaded.
         """
+        _require_own(path)
         try:
             self._library = ctypes.CDLL(str(path))
             self._compact, self._explain = self._library.glimpse_compact, self._library.glimpse_compact_explain

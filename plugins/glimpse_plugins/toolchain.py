@@ -14,6 +14,9 @@ from glimpse_plugins.errors import PluginError
 TARGETS = (87, 89, 90, 100, 110, 120)
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
 
+# All kernels for all GPUs take about a minute on two cores.
+_SECONDS = 1800
+
 
 def find_nvcc() -> Path:
     """Returns the CUDA compiler of ``$CUDA_HOME``, else of ``$PATH``, else of the toolkit's usual place.
@@ -89,7 +92,7 @@ def tensorrt_version(include: Path | None) -> str | None:
     source = "#include <NvInferVersion.h>\nglimpse NV_TENSORRT_MAJOR NV_TENSORRT_MINOR NV_TENSORRT_PATCH\n"
     flags = [] if include is None else [f"-I{include}"]
     command = [str(find_host_compiler()), "-E", "-P", "-x", "c++", *flags, "-"]
-    done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input=source, capture_output=True, text=True, timeout=_SECONDS, check=False)
     found = re.search(r"^glimpse (\d+) (\d+) (\d+)$", done.stdout, re.MULTILINE)
     return ".".join(found.groups()) if found and done.returncode == 0 else None
 
@@ -101,7 +104,9 @@ def output_of(command: Sequence[str]) -> str:
         PluginError: it cannot be run, or it fails.
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise PluginError(f"{command[0]} has not ended after {_SECONDS} s; see whether it runs by itself.") from None
     except OSError as error:
         raise PluginError(f"{command[0]} cannot be run: {error.strerror}.") from None
     if done.returncode:

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from glimpse_runtime.pruning.report import PruneReport
     from glimpse_runtime.session.answer import Answer
     from glimpse_runtime.session.frames import Frame, LatestFrame
+    from glimpse_runtime.session.loading import load
     from glimpse_runtime.session.sampling import Sampling
     from glimpse_runtime.session.scene import Chat, Scene
-    from glimpse_runtime.session.session import Session, load
+    from glimpse_runtime.session.session import Session
     from glimpse_runtime.stats import Stats
 
 __getattr__ = lazy_names(
@@ -41,7 +42,7 @@ __getattr__ = lazy_names(
         "Scene": "glimpse_runtime.session.scene",
         "Session": "glimpse_runtime.session.session",
         "Stats": "glimpse_runtime.stats",
-        "load": "glimpse_runtime.session.session",
+        "load": "glimpse_runtime.session.loading",
     },
 )
 

@@ -4,6 +4,11 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import TypeVar
+
+Result = TypeVar("Result")
+# How long work of the host may take whatever the deadline, and how often the one who waits for it looks up.
+_MOMENT_S, _LOOK_S = 0.1, 0.02
 
 
 class Interrupted(Exception):  # noqa: N818  (a signal between stages, never shown to a caller)
@@ -52,6 +57,45 @@ class Interrupt:
                 it, which saves a timer thread for every token.
         """
         return _Run(self, stop_engine, short)
+
+    def run(self, work: Callable[[], Result]) -> Result:
+        """Does work of the host that cannot be stopped, and comes back when the request ends before it is done.
+
+        Without a deadline it is done here. With one it is done by a thread of its own, which is left to itself when the
+        request ends: what it holds is freed when it is through. However short the deadline is, the work has a moment to
+        find what is wrong with the request.
+
+        Args:
+            work: reads, decodes, resizes or tokenises; it must change nothing that others see.
+
+        Raises:
+            Interrupted: the request has ended.
+        """
+        if self._deadline_s is None:
+            self.check()
+            return work()
+        until_s = max(self._deadline_s, time.monotonic() + _MOMENT_S)
+        finished = threading.Event()
+        outcome: list[Result] = []
+        failure: list[BaseException] = []
+
+        def labour() -> None:
+            try:
+                outcome.append(work())
+            except BaseException as error:  # it is raised again in the thread that waits
+                failure.append(error)
+            finally:
+                finished.set()
+
+        threading.Thread(target=labour, name="glimpse-host", daemon=True).start()
+        while not finished.wait(_LOOK_S):
+            if time.monotonic() >= until_s:
+                self._fire("deadline")
+            if self.reason == "cancelled" or time.monotonic() >= until_s:
+                raise Interrupted
+        if failure:
+            raise failure[0]
+        return outcome[0]
 
     def _fire(self, reason: str) -> None:
         with self._lock:

@@ -59,6 +59,7 @@ def certify(
         dict(manifest.precision),
         {name: spec.sha256 for name, spec in sorted(manifest.files.items()) if name != CERTIFICATE_NAME},
         tuple(recorder.checks),
+        manifest.content_sha256,
     )
     path = (place or folder) / CERTIFICATE_NAME
     write_text(path, certificate.to_json())

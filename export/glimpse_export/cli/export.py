@@ -14,6 +14,7 @@ from glimpse_export.weights.precision import CACHE_PRECISIONS, PRECISIONS
 from glimpse_models.listing import listing
 from glimpse_runtime.bundle.dialects import DIALECTS
 from glimpse_runtime.cli import terminal
+from glimpse_runtime.files.reading import read_small_text
 
 _COUNT = click.IntRange(min=1)
 _FOR_BUNDLES = ("bundle", "target", "board", "dialects", "plugin", "budget", "force", "dry_run", "as_json", "debug")
@@ -173,7 +174,7 @@ def export_model(words: dict[str, Any]) -> None:
     outcome = carry_out(options, out, _progress)
     folder = outcome.folder
     size_bytes = sum(path.stat().st_size for path in folder.iterdir())
-    manifest = Manifest.from_json((folder / MANIFEST_NAME).read_text(encoding="utf-8"), str(folder))
+    manifest = Manifest.from_json(read_small_text(folder / MANIFEST_NAME), str(folder))
     terminal.note(f"licence of the weights: {manifest.model.licence}")
     if outcome.taken_over:
         terminal.note(f"taken over from an earlier run: {', '.join(outcome.taken_over)}")

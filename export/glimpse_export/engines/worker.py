@@ -34,6 +34,7 @@ def build_apart(job: Job) -> None:
                 stdin=subprocess.PIPE,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
+                cwd=folder,  # -m looks for modules in the current folder first, and that may be anybody's
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
             try:

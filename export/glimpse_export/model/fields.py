@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from glimpse_export.errors import CheckpointError, UnsupportedError
+from glimpse_runtime.files.reading import read_small_text
 
 Config = Mapping[str, Any]
+# An index of shards names every tensor, a tokenizer every word.
+_MOST_BYTES = 128 << 20
 
 
 class Fields:
@@ -113,7 +116,7 @@ def read_json(path: Path, missing_ok: bool = False) -> dict[str, Any]:
         CheckpointError: the file is missing or is not a JSON object.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_small_text(path, _MOST_BYTES))
     except FileNotFoundError:
         if missing_ok:
             return {}

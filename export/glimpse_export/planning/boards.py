@@ -137,7 +137,10 @@ def parse_budget(text: str) -> Budget:
         near = difflib.get_close_matches(text.lower(), BOARDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"boards: {', '.join(BOARDS)}"
         raise ValueError(f"{text!r} is no amount of memory such as 8GiB or 6000MB, and no board; {hint}")
-    nbytes = int(float(found[1]) * _UNITS[found[2]])
+    amount = float(found[1]) * _UNITS[found[2]]
+    if amount >= _UNITS["TIB"] << 20:
+        raise ValueError(f"{text[:40]!r} is more memory than any machine has")
+    nbytes = int(amount)
     if nbytes < _UNITS["MIB"]:
         raise ValueError(f"{text!r} is less than one MiB; give a unit, such as {found[1]}GiB")
     return Budget(text, nbytes)

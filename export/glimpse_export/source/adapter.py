@@ -13,6 +13,10 @@ from glimpse_runtime.arrays import Array, FloatArray
 _TORCH_FILE = "new_modules_gp.pt"
 
 
+# attn_fuser.layers.0.mlp.gate_proj.weight is one dictionary in another.
+_DEEPEST = 8
+
+
 class Adapter:
     """The adapter's weights.
 
@@ -117,12 +121,14 @@ def _load_torch(path: Path) -> dict[str, Any]:
     return data
 
 
-def _flatten(data: dict[str, Any], prefix: str = "") -> dict[str, FloatArray]:
+def _flatten(data: dict[str, Any], prefix: str = "", depth: int = 0) -> dict[str, FloatArray]:
     flat: dict[str, FloatArray] = {}
+    if depth > _DEEPEST:
+        raise CheckpointError(f"adapter entry {prefix[:60]} is nested too deeply, or holds itself; download it again")
     for key, value in data.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{name}.")
+            flat |= _flatten(value, f"{name}.", depth + 1)
         elif hasattr(value, "detach"):
             flat[name] = _as_array(value, name)
         else:

@@ -7,7 +7,7 @@ a whole.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +161,7 @@ class Lora:
                 self._whole[name] = key
             else:
                 raise self._error(key, f"is nothing that LoRA weights consist of; {HOW_TO_MERGE}")
+        self._config = replace(self._config, modules=tuple(factors))
         for module, keys in factors.items():
             name, product = self._name(f"{module}.weight"), self._product(module, keys)
             if name in self.products:

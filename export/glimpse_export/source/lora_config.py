@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from glimpse_export.errors import CheckpointError, UnsupportedError
 from glimpse_export.model.fields import Fields, given, read_json
 from glimpse_export.model.refusals import HOW_TO_MERGE, refuse_lora
+from glimpse_export.source.patterns import matching
 
 CONFIG = "adapter_config.json"
 Number = TypeVar("Number", int, float)
@@ -37,6 +38,7 @@ class LoraConfig:
         targets: the modules with LoRA weights: a regular expression, or ends of their names; None is any.
         saved: ends of the names of modules that were trained as a whole.
         has_biases: whether biases were trained as well.
+        modules: all modules that there are weights of, for which the patterns are matched once.
     """
 
     where: str
@@ -49,14 +51,15 @@ class LoraConfig:
     targets: str | tuple[str, ...] | None
     saved: tuple[str, ...]
     has_biases: bool
+    modules: tuple[str, ...] = ()
 
     def rank_of(self, module: str) -> int:
         """Returns the rank of a module's weights."""
-        return _first_match(self.ranks, module, self.rank)
+        return self._first_match(self.ranks, module, self.rank)
 
     def scale_of(self, module: str) -> float:
         """Returns what B @ A is multiplied with."""
-        rank, alpha = self.rank_of(module), _first_match(self.alphas, module, self.alpha)
+        rank, alpha = self.rank_of(module), self._first_match(self.alphas, module, self.alpha)
         return alpha / math.sqrt(rank) if self.rank_stabilised else alpha / rank
 
     def is_target(self, module: str) -> bool:
@@ -64,8 +67,15 @@ class LoraConfig:
         if self.targets is None or self.targets == _ALL_LINEAR:
             return True
         if isinstance(self.targets, str):
-            return re.fullmatch(self.targets, module) is not None
+            return module in matching(self.targets, self.modules, self.where)
         return any(_ends_with(module, target) for target in self.targets)
+
+    def _first_match(self, values: Mapping[str, Number], module: str, default: Number) -> Number:
+        """Returns the value of the first pattern that matches the end of a module's name, as peft does."""
+        for pattern, value in values.items():
+            if module in matching(pattern, self.modules, self.where, ends=True):
+                return value
+        return default
 
 
 def read_lora_config(folder: Path) -> LoraConfig:
@@ -127,11 +137,6 @@ def _pattern(fields: Fields, key: str, pattern: str) -> str:
     except (re.error, RecursionError, OverflowError):
         raise CheckpointError(f"{fields.where}: {key} has {pattern[:60]!r}, which is no regular expression") from None
     return pattern
-
-
-def _first_match(values: Mapping[str, Number], module: str, default: Number) -> Number:
-    matching = (value for pattern, value in values.items() if re.match(rf"(.*\.)?({pattern})$", module))
-    return next(matching, default)
 
 
 def _ends_with(module: str, name: str) -> bool:

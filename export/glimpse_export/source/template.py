@@ -12,9 +12,13 @@ from typing import Any
 from glimpse_export.errors import CheckpointError, UnsupportedError
 from glimpse_export.model.fields import read_json
 from glimpse_runtime.bundle.manifest import PromptSpec
+from glimpse_runtime.files.reading import read_small_text
+from glimpse_runtime.interrupt import Interrupt, Interrupted
 
 _SYSTEM, _USER, _ANSWER, _AGAIN = "\x01system\x01", "\x01user\x01", "\x01answer\x01", "\x01again\x01"
 _IMAGE = {"type": "image"}
+# A template is a program of somebody else: what it may give, and how long it may take.
+_LONGEST, _SECONDS = 1 << 20, 10
 Message = dict[str, Any]
 
 
@@ -27,7 +31,7 @@ def read_template(folder: Path) -> str:
     path = folder / "chat_template.jinja"
     try:
         if path.is_file():
-            return path.read_text(encoding="utf-8")
+            return read_small_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); download the checkpoint again") from None
     for name in ("chat_template.json", "tokenizer_config.json"):
@@ -155,13 +159,22 @@ class _Renderer:
 
     def __init__(self, source: str, where: str) -> None:
         try:
-            from jinja2.sandbox import ImmutableSandboxedEnvironment
+            from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
         except ImportError:
             raise UnsupportedError('reading a chat template needs: pip install "glimpse-edge[export]"') from None
         self._where = where
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
+
+        class Bounded(ImmutableSandboxedEnvironment):
+            """Also refuses products and powers that are far larger than a prompt."""
+
+            intercepted_binops = frozenset(("*", "**"))
+
+            def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+                if operator == "**" or _too_large(left, right):
+                    raise ValueError(f"{operator} with such values is not allowed")
+                return SandboxedEnvironment.call_binop(self, context, operator, left, right)
+
+        environment = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
         environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
         environment.globals["raise_exception"] = self._refuse
         try:
@@ -170,8 +183,23 @@ class _Renderer:
             raise UnsupportedError(f"{where}: the chat template cannot be parsed: {_reason(error)}") from None
 
     def __call__(self, messages: Sequence[Message], open_answer: bool = True) -> str:
+        pieces: list[str] = []
+
+        def render() -> str:
+            left = _LONGEST
+            for piece in self._template.generate(messages=list(messages), add_generation_prompt=open_answer):
+                pieces.append(piece)
+                left -= len(piece)
+                if left < 0:
+                    raise ValueError(f"it gives more than {_LONGEST} characters")
+            return "".join(pieces)
+
         try:
-            return self._template.render(messages=list(messages), add_generation_prompt=open_answer)
+            return Interrupt(_SECONDS).run(render)
+        except Interrupted:
+            raise UnsupportedError(
+                f"{self._where}: the chat template is not rendered within {_SECONDS} s; take the base's chat template"
+            ) from None
         except UnsupportedError:
             raise
         except Exception as error:  # a template is a program: it may fail in any way
@@ -179,6 +207,13 @@ class _Renderer:
 
     def _refuse(self, message: str) -> None:
         raise UnsupportedError(f"{self._where}: the chat template refuses a plain conversation: {message}")
+
+
+def _too_large(left: object, right: object) -> bool:
+    """Whether a product makes a text or list longer than a template can need."""
+    sizes = [len(value) for value in (left, right) if isinstance(value, (str, bytes, list, tuple))]
+    counts = [abs(value) for value in (left, right) if isinstance(value, (int, float))]
+    return bool(sizes) and max(sizes) * max(counts, default=1) > _LONGEST
 
 
 def _reason(error: Exception) -> str:

@@ -93,4 +93,4 @@ def draft_manifest(plan: Plan, sources: Sources, stamps: Mapping[str, str], prom
 
 def without_files(manifest: m.Manifest) -> m.Manifest:
     """Returns a manifest as ``draft_manifest`` made it."""
-    return dataclasses.replace(manifest, graphs={name: {} for name in manifest.dialects}, files={})
+    return dataclasses.replace(manifest, graphs={name: {} for name in manifest.dialects}, files={}, sha256="")

@@ -3,9 +3,11 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from glimpse_export.errors import OutputError
 from glimpse_runtime.bundle.manifest import MANIFEST_NAME
+from glimpse_runtime.files.reading import read_small_text
 
 # Graphs, tokenizer, records and journals beside the weights.
 _OTHER_FILES_BYTES = 32 << 20
@@ -37,6 +39,28 @@ def is_taken(place: Path) -> bool:
     return place.exists() and not (place.is_dir() and not any(place.iterdir()))
 
 
+def require_replaceable(place: Path, folder: Path, force: bool) -> None:
+    """Refuses to replace what this export may not: asked at the moment of the act.
+
+    Args:
+        place: where the bundle goes.
+        folder: what lies there, or was moved away from there.
+        force: whether a bundle may be replaced; an empty folder always may.
+
+    Raises:
+        OutputError: it is no bundle, holds something else too, or is a bundle that nobody asked to replace.
+    """
+    if not is_taken(folder):
+        return
+    stranger = _stranger(folder)
+    if stranger is not None or not force:
+        what = "a bundle" if stranger is None else f"something that is not a bundle ({stranger})"
+        raise OutputError(
+            f"while the export ran, {what} was put at {place}; it stays there. What was finished is kept: run again "
+            "with another --out"
+        )
+
+
 def missing_bytes(place: Path, work: dict[Path, int]) -> int:
     """Returns how much room the disk lacks.
 
@@ -55,16 +79,25 @@ def _stranger(place: Path) -> str | None:
     if not place.is_dir():
         return "it is no folder"
     try:
-        manifest = json.loads((place / MANIFEST_NAME).read_text(encoding="utf-8"))
+        manifest = json.loads(read_small_text(place / MANIFEST_NAME))
     except FileNotFoundError:
         return f"it has no {MANIFEST_NAME}"
     except ValueError:
         manifest = None
-    if not isinstance(manifest, dict) or not {"format_version", "files"} <= manifest.keys():
+    if not isinstance(manifest, dict) or not _is_bundles(manifest):
         return f"its {MANIFEST_NAME} is not a bundle's"
-    files = manifest.get("files")
-    listed = {MANIFEST_NAME, *(files if isinstance(files, dict) else ())}
+    listed = {MANIFEST_NAME, *manifest["files"]}
     for path in sorted(place.iterdir()):
         if path.name not in listed or not path.is_file():
             return f"it also holds {path.name}"
     return None
+
+
+def _is_bundles(manifest: dict[str, Any]) -> bool:
+    """Whether a manifest is a bundle's of any version: all have these fields, and say size and hash of every file."""
+    model, files = manifest.get("model"), manifest.get("files")
+    if not isinstance(manifest.get("format_version"), int) or not isinstance(manifest.get("exporter"), str):
+        return False
+    if not isinstance(model, dict) or not isinstance(model.get("name"), str) or not isinstance(files, dict):
+        return False
+    return bool(files) and all(isinstance(spec, dict) and {"bytes", "sha256"} <= spec.keys() for spec in files.values())

@@ -2,6 +2,7 @@
 
 .NAME.work/
     lock                    held by the export that works here
+    glimpse-export          says that glimpse-export has made the folder: one without it is never touched
     vision-0123456789abcdef one folder for each stage, named by its stamp
     bundle                  the bundle while it is put together, from hard links to the stages' files
     old                     the bundle that is being replaced
@@ -11,13 +12,15 @@
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from glimpse_export.errors import OutputError
 from glimpse_runtime.files.lock import LOCK_NAME, locked
 
+_MARK = "glimpse-export"
 _STAGE = re.compile(r"[a-z_]+-[0-9a-f]{16}")
 
 
@@ -49,9 +52,11 @@ class WorkFolder:
             OutputError: another export works there.
         """
         work = cls(place)
+        work._require_own()
         with locked(work.path) as mine:
             if not mine:
                 raise OutputError(f"another export into {place} is running; wait for it or choose another --out")
+            (work.path / _MARK).touch()
             try:
                 work._undo_half_a_replacement()
                 yield work
@@ -91,12 +96,20 @@ class WorkFolder:
             shutil.copy2(path, bundle / path.name)
             sync(bundle / path.name)
 
-    def put_in_place(self) -> None:
-        """Renames the assembled bundle to its place and removes the work; a bundle that was there is replaced."""
+    def put_in_place(self, check: Callable[[Path], None]) -> None:
+        """Renames the assembled bundle to its place and removes the work; a bundle that was there is replaced.
+
+        Args:
+            check: raises an OutputError where a folder is not what this export may replace. It is asked just before the
+                folder is moved, and once more before it is deleted: hours may have passed since the export began.
+        """
         sync(self._bundle)
         if self.place.exists():
+            check(self.place)
             self.place.replace(self._old)
         try:
+            if self._old.exists():
+                check(self._old)
             self._bundle.replace(self.place)
         except BaseException:
             if self._old.exists():
@@ -109,6 +122,28 @@ class WorkFolder:
         """Removes all work; the bundle is in its place."""
         for folder in (self._old, self._bundle, *self._stages()):
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _require_own(self) -> None:
+        """Refuses a folder of this name that is not glimpse-export's, or that others may have written to.
+
+        Raises:
+            OutputError: it is a link, belongs to somebody else, is open to others, or was made by something else.
+        """
+        try:
+            found = self.path.lstat()
+        except FileNotFoundError:
+            return
+        reason = None
+        if not stat.S_ISDIR(found.st_mode):
+            reason = "it is no folder"
+        elif hasattr(os, "getuid") and found.st_uid != os.getuid():
+            reason = "it belongs to another user"
+        elif os.name != "nt" and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            reason = "others may write to it"
+        elif any(self.path.iterdir()) and not (self.path / _MARK).is_file():
+            reason = "glimpse-export has not made it"
+        if reason is not None:
+            raise OutputError(f"cannot work in {self.path}: {reason}; move it away or choose another --out")
 
     def _undo_half_a_replacement(self) -> None:
         if not self._old.exists():
@@ -138,7 +173,7 @@ class WorkFolder:
         """Removes the folder itself; what is not an export's stays, and the folder with it."""
         shutil.rmtree(self._bundle, ignore_errors=True)
         with suppress(OSError):
-            for path in (self._forced, self.path / LOCK_NAME):
+            for path in (self._forced, self.path / _MARK, self.path / LOCK_NAME):
                 path.unlink(missing_ok=True)
             self.path.rmdir()
 

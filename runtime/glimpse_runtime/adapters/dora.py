@@ -15,7 +15,8 @@ from glimpse_runtime.adapters.raw import raw_image
 from glimpse_runtime.errors import GlimpseError, ImageError
 from glimpse_runtime.pruning.options import Pruning
 from glimpse_runtime.session.frames import Frame
-from glimpse_runtime.session.session import Session, load
+from glimpse_runtime.session.loading import load
+from glimpse_runtime.session.session import Session
 
 _MAX_NEW_TOKENS = 64
 

@@ -1,6 +1,7 @@
 """Frames of a video file or a camera, read with OpenCV in a thread of their own; the newest one wins."""
 
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -15,6 +16,13 @@ from glimpse_runtime.errors import InputError, SessionError
 from glimpse_runtime.session.frames import LatestFrame
 
 _USUAL_FPS = 30.0
+# Addresses, devices, pipelines and series of pictures: not files, and OpenCV's own affair.
+_FOR_OPENCV = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://|^/dev/|!|%0?\d*d")
+
+
+def _without_password(source: str) -> str:
+    """An address as it may be shown: without what stands before the host's name."""
+    return re.sub(r"(?<=://)[^/@]*@", "***@", source)
 
 
 class Video:
@@ -31,21 +39,27 @@ class Video:
         """Opens the source; ``start``, or the context manager, begins to read.
 
         Args:
-            source: a video file, or the number of a camera.
+            source: a video file, the number of a camera, or what else OpenCV opens: ``rtsp://`` and other addresses,
+                ``/dev/video0``, a GStreamer pipeline, a numbered series of pictures such as ``img_%03d.jpg``.
             box: where frames go, as ``bgr8`` with the time they were read as stamp.
 
         Raises:
             InputError: the source cannot be opened.
         """
-        if not isinstance(source, int) and not Path(source).is_file():
-            raise InputError(f"there is no video file {source}")
+        is_file = not isinstance(source, int) and not _FOR_OPENCV.search(os.fspath(source))
+        if is_file and not Path(source).is_file():  # type: ignore[arg-type]
+            raise InputError(f"there is no video file {source}; check the name, or give the number of a camera")
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else os.fspath(source))
         if not self._capture.isOpened():
-            raise InputError(f"OpenCV cannot open {'camera' if isinstance(source, int) else 'the video file'} {source}")
+            what = f"camera {source}" if isinstance(source, int) else _without_password(os.fspath(source))
+            raise InputError(
+                f"OpenCV cannot open {what}; see that it is there, that nobody else uses it, and that OpenCV was built "
+                "for such sources"
+            )
         self.fps: float = self._capture.get(cv2.CAP_PROP_FPS) or _USUAL_FPS
         self.frames_read = 0
         self._box = box
-        self._period_s = 0.0 if isinstance(source, int) else 1.0 / self.fps
+        self._period_s = 1.0 / self.fps if is_file else 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read, name="glimpse-video", daemon=True)
 

@@ -4,6 +4,7 @@ import importlib
 import os
 
 from glimpse_runtime.backends.base import Backend, Engine, Tensor
+from glimpse_runtime.checked import whole
 from glimpse_runtime.devices import DEVICES
 from glimpse_runtime.errors import BackendError, InputError
 
@@ -19,9 +20,8 @@ def open_backend(device: str, threads: int | None = None) -> Backend:
         InputError: the number of threads makes no sense on this machine.
         BackendError: the device is unknown or not there, or its engine is not installed.
     """
-    most = 4 * (os.cpu_count() or 1)
-    if threads is not None and not 1 <= threads <= most:
-        raise InputError(f"threads must lie in 1..{most} on this machine, found {threads}")
+    if threads is not None:
+        threads = whole("threads", threads, 1, 4 * (os.cpu_count() or 1))
     found = DEVICES.get(device)
     if found is None:
         raise BackendError(f"unknown device {device!r}; this version has: {', '.join(DEVICES)}")

@@ -58,6 +58,7 @@ class OrtBackend(HostMemory):
             BackendError: onnxruntime cannot load the graph.
         """
         session = open_session(self._ort, bundle.path(stage.file), self._options, _CPU)
+        check_names(session, bundle.path(stage.file), stage)
         return OrtEngine(self._ort, session, stage, state)
 
 
@@ -70,6 +71,8 @@ def import_onnxruntime(extra: str) -> Any:
     Raises:
         BackendError: it is not installed.
     """
+    # Versions from 1.29 on send telemetry and write below the home folder, unless told so before they are imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError:
@@ -107,6 +110,25 @@ def open_session(ort: Any, graph: Path, options: Any, providers: Sequence[Any]) 
         if "NOT_IMPLEMENTED" in str(error) and providers is _CPU:
             raise BackendError(f"{graph}: {_FOR_GPUS} ({error})") from None
         raise BackendError(f"onnxruntime cannot load {graph}: {error}") from None
+
+
+def check_names(session: Any, graph: Path, stage: StageSpec) -> None:
+    """Refuses a graph that is not the one that the manifest describes.
+
+    Raises:
+        BackendError: inputs or outputs have other names.
+    """
+    for kind, found, listed in (
+        ("inputs", session.get_inputs(), stage.inputs),
+        ("outputs", session.get_outputs(), stage.outputs),
+    ):
+        names, wanted = {value.name for value in found}, {tensor.name for tensor in listed}
+        if names != wanted:
+            other = min(names ^ wanted)
+            raise BackendError(
+                f"{graph} is not the graph that the manifest describes: {kind} differ in {other!r}; copy the bundle "
+                "again or export the model again"
+            )
 
 
 @cache
@@ -213,4 +235,15 @@ class OrtEngine:
             try:
                 self._session.run_with_iobinding(binding, options)
             except Exception as error:
+                if not _raised_within(error, self._ort):
+                    raise  # of a signal's handler, say
                 raise BackendError(f"onnxruntime failed: {error}") from None
+
+
+def _raised_within(error: Exception, module: Any) -> bool:
+    """Whether an exception comes from a package, not from code that happened to run meanwhile."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    package = str(Path(str(module.__file__)).parent)
+    return traceback is None or traceback.tb_frame.f_code.co_filename.startswith(package)

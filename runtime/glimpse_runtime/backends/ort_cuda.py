@@ -13,7 +13,7 @@ from glimpse_runtime.backends.cuda.calls import DEVICE
 from glimpse_runtime.backends.cuda.compaction import choose_compaction
 from glimpse_runtime.backends.cuda.device import Cuda
 from glimpse_runtime.backends.cuda.memory import DeviceMemory, DeviceTensor, device
-from glimpse_runtime.backends.ort import OrtEngine, import_onnxruntime, open_session, session_options
+from glimpse_runtime.backends.ort import OrtEngine, check_names, import_onnxruntime, open_session, session_options
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.dialects import ORT
 from glimpse_runtime.bundle.manifest import StageSpec, TensorSpec
@@ -79,6 +79,7 @@ class OrtCudaBackend(DeviceMemory):
                 f"stage {name}: onnxruntime cannot use the GPU, its message is above; the libraries of CUDA and cuDNN "
                 'that it was built for may be missing: run: pip install "onnxruntime-gpu[cuda,cudnn]"'
             )
+        check_names(session, bundle.path(stage.file), stage)
         return OrtCudaEngine(self.cuda, self._ort, session, stage, state)
 
     def memory(self) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """A bundle on disk: find it, check it, name its files."""
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import numpy as np
 
 from glimpse_runtime.bundle.checks import check_values
 from glimpse_runtime.bundle.embedding import EMBEDDING_DTYPES, EmbeddingTable, open_table
-from glimpse_runtime.bundle.manifest import MANIFEST_NAME, Manifest
+from glimpse_runtime.bundle.graph_files import weight_files
+from glimpse_runtime.bundle.manifest import MANIFEST_NAME, Manifest, require_unaltered
 from glimpse_runtime.errors import BundleDamagedError, BundleFormatError, BundleNotFoundError
 from glimpse_runtime.files.hashing import remember_sha256, remembered_sha256
 from glimpse_runtime.files.places import is_plain_name
+from glimpse_runtime.files.reading import read_small_text
 
 
 @dataclass(frozen=True)
@@ -46,18 +49,19 @@ class Bundle:
         root = Path(os.path.expanduser(folder))  # noqa: PTH111  (never fails)
         path = root / MANIFEST_NAME
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_small_text(path)
         except (FileNotFoundError, NotADirectoryError):
             raise BundleNotFoundError(_not_found(root)) from None
         except UnicodeDecodeError:
             raise BundleFormatError(f"{path} is not UTF-8 text; export the model again") from None
         except OSError as error:
-            raise BundleNotFoundError(f"cannot read {path}: {error.strerror}") from None
+            raise BundleNotFoundError(f"cannot read {path}: {error.strerror}; name the bundle's folder") from None
         root = root.resolve()
         bundle = cls(root, Manifest.from_json(text, str(path)))
         check_values(bundle.manifest, str(path))
         bundle._check_names()
         bundle._check_sizes()
+        require_unaltered(text, str(path))
         if contents or verify:
             bundle._check_contents(verify)
         return bundle
@@ -74,12 +78,19 @@ class Bundle:
         target = (self.folder / name).resolve()
         return any(target.is_relative_to(place) for place in (self.folder, *_blob_folders(self.folder)))
 
+    def _way_out(self, name: str) -> str:
+        """What to do about a file that is not in the folder: installations may consist of links to another one."""
+        target = (self.folder / name).resolve() if is_plain_name(name) else None
+        if target is not None and (target.parent / MANIFEST_NAME).is_file():
+            return f"it is a link into {target.parent}: name that folder as the bundle"
+        return "do not use this bundle"
+
     def _check_names(self) -> None:
         where = self.folder / MANIFEST_NAME
         manifest = self.manifest
         for name in manifest.files:
             if not is_plain_name(name) or not self._is_inside(name):
-                raise BundleFormatError(f"{where}: file {name!r} leaves the bundle folder; do not use this bundle")
+                raise BundleFormatError(f"{where}: file {name!r} leaves the bundle folder; {self._way_out(name)}")
         graphs = {stage.file for stages in manifest.graphs.values() for stage in stages.values()}
         needed = graphs | {manifest.embedding.file}
         for name in sorted(needed - set(manifest.files)):
@@ -94,11 +105,14 @@ class Bundle:
     def _check_sizes(self) -> None:
         for name, spec in self.manifest.files.items():
             try:
-                found_bytes = self.path(name).stat().st_size
+                found = self.path(name).stat()
             except OSError:
                 raise BundleDamagedError(
                     f"{self.path(name)} is missing; copy the whole bundle again or export the model again"
                 ) from None
+            if not stat.S_ISREG(found.st_mode):
+                raise BundleDamagedError(f"{self.path(name)} is no regular file; copy the bundle again")
+            found_bytes = found.st_size
             if found_bytes != spec.bytes:
                 raise BundleDamagedError(
                     f"{self.path(name)} has {found_bytes} bytes instead of {spec.bytes}; "
@@ -116,6 +130,12 @@ class Bundle:
                     f"{self.path(name)} was altered: its content does not have the hash in {MANIFEST_NAME}; "
                     "copy the bundle again or export the model again"
                 )
+        for file in sorted({stage.file for stages in self.manifest.graphs.values() for stage in stages.values()}):
+            for name in sorted(weight_files(self.path(file).read_bytes(), str(self.path(file)))):
+                if name not in self.manifest.files:
+                    raise BundleFormatError(
+                        f"{self.path(file)} reads {name!r}, which the manifest does not list; do not use this bundle"
+                    )
 
     def mark_as_verified(self) -> None:
         """Remembers that its files have the hashes of the manifest: they were hashed while they were written."""

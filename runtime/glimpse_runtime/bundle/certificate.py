@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from glimpse_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from glimpse_runtime.bundle.records import read_versioned, to_json
 from glimpse_runtime.errors import BundleFormatError, BundleNotFoundError
+from glimpse_runtime.files.reading import read_small_text
 
 if TYPE_CHECKING:
     from glimpse_runtime.bundle.bundle import Bundle
@@ -59,6 +60,7 @@ class Certificate:
         precision: name of the precision per stage.
         files: SHA-256 of the files that were compared.
         checks: everything that was measured.
+        manifest_sha256: ``Manifest.content_sha256`` of the bundle that was compared; None in older certificates.
     """
 
     certificate_version: int
@@ -69,6 +71,7 @@ class Certificate:
     precision: Mapping[str, str]
     files: Mapping[str, str]
     checks: tuple[Check, ...]
+    manifest_sha256: str | None = None
 
     @classmethod
     def from_json(cls, text: str, where: str) -> "Certificate":
@@ -94,10 +97,13 @@ class Certificate:
         return next((check for check in self.checks if not check.passed), None)
 
     def foreign_files(self, manifest: Manifest) -> tuple[str, ...]:
-        """Returns the names of files whose hash here is not the manifest's, or that only one of the two lists."""
+        """Returns the names of files that are not those that were compared, the manifest among them."""
         listed = {name: spec.sha256 for name, spec in manifest.files.items()}
         names = sorted((set(listed) | set(self.files)) - {CERTIFICATE_NAME, MANIFEST_NAME})
-        return tuple(name for name in names if listed.get(name) != self.files.get(name))
+        others = [name for name in names if listed.get(name) != self.files.get(name)]
+        if self.manifest_sha256 not in (None, manifest.content_sha256):
+            others.append(MANIFEST_NAME)
+        return tuple(others)
 
     def worst(self) -> tuple[Check, ...]:
         """Returns the worst check for each measure of each stage, in the order of the checks.
@@ -118,7 +124,7 @@ def read_certificate(folder: Path) -> Certificate | None:
     """
     path = folder / CERTIFICATE_NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_small_text(path)
     except FileNotFoundError:
         return None
     except UnicodeDecodeError:

@@ -11,6 +11,8 @@ STAGES = ("vision", "lower", "score", "upper")
 PROFILES = ("patches", "visual_tokens", "rows", "kept", "context")
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
 LONGEST = 1 << 20
+_MOST_LAYERS = 1 << 12
+_LARGEST_THETA = 1e12
 ATTENTIONS = ("scores", "log_softmax")
 _PAST = "past."
 
@@ -62,13 +64,15 @@ def _text(manifest: Manifest) -> bool:
     text = manifest.text
     sizes = (text.hidden_size, text.heads, text.kv_heads, text.head_dim, text.vocab_size)
     sections = bool(text.rope_sections) and min(text.rope_sections) >= 0
-    rope = sections and sum(text.rope_sections) * 2 == text.head_dim and text.rope_theta > 0
-    return 1 <= text.lower_layers <= text.layers and min(sizes) >= 1 and rope
+    rope = sections and sum(text.rope_sections) * 2 == text.head_dim and 1 <= text.rope_theta <= _LARGEST_THETA
+    layers = 1 <= text.lower_layers <= text.layers <= _MOST_LAYERS
+    return layers and min(sizes) >= 1 and max(sizes) <= LONGEST * 16 and rope
 
 
 def _vision(manifest: Manifest) -> bool:
     vision = manifest.vision
-    return min(vision.patch_size, vision.merge_size, vision.hidden_size) >= 1
+    sizes = (vision.patch_size, vision.merge_size, vision.hidden_size)
+    return min(sizes) >= 1 and max(sizes) <= LONGEST
 
 
 def _glimpse(manifest: Manifest) -> bool:
@@ -79,7 +83,12 @@ def _glimpse(manifest: Manifest) -> bool:
 
 def _scorer(manifest: Manifest) -> bool:
     scorer = manifest.scorer
-    return scorer.head_dim >= 4 and scorer.head_dim % 4 == 0 and scorer.rope_theta > 0 and scorer.output_rows >= 1
+    return (
+        scorer.head_dim >= 4
+        and scorer.head_dim % 4 == 0
+        and 1 <= scorer.rope_theta <= _LARGEST_THETA
+        and scorer.output_rows >= 1
+    )
 
 
 def _pruning(manifest: Manifest) -> bool:
@@ -116,7 +125,7 @@ _CHECKS: dict[str, Callable[[Manifest], bool]] = {
     "glimpse": _glimpse,
     "scorer": _scorer,
     "pruning": _pruning,
-    "generation": lambda manifest: manifest.generation.repetition_penalty > 0,
+    "generation": lambda manifest: 1e-3 <= manifest.generation.repetition_penalty <= 1e3,
     "tokens": _tokens,
     "embedding": _embedding,
     "graphs": _graphs,

@@ -5,15 +5,19 @@ strict: a missing key, an unknown key or a value of another type is a ``BundleFo
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glimpse_runtime.bundle.format_3 import upgrade_3
-from glimpse_runtime.bundle.records import read_versioned, to_json
-from glimpse_runtime.errors import BundleFormatError
+from glimpse_runtime.bundle.records import plain, read_object, read_versioned, to_json
+from glimpse_runtime.errors import BundleDamagedError, BundleFormatError
 
 FORMAT_VERSION = 4
 MANIFEST_NAME = "manifest.json"
+_HASH = "sha256"
+_WITHOUT_HASH = (3,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +198,8 @@ class Manifest:
     ``family`` holds what only models of one architecture have; that family reads it, see
     ``glimpse_runtime.inputs.family``. ``graphs`` are the stages' graphs by dialect: each dialect is the whole model, on
     the same weights, for one family of inference engines. ``stamps`` are for export alone: for each step of its work a
-    hash over all that its files depend on.
+    hash over all that its files depend on. ``sha256`` is the hash of all other content, checked when a bundle is
+    opened; manifests before format version 4 have none.
     """
 
     format_version: int
@@ -215,6 +220,7 @@ class Manifest:
     graphs: Mapping[str, Mapping[str, StageSpec]]
     files: Mapping[str, FileSpec]
     stamps: Mapping[str, str]
+    sha256: str = ""
 
     @property
     def dialects(self) -> tuple[str, ...]:
@@ -239,9 +245,15 @@ class Manifest:
             f"export the model again with --dialect {wanted[0]}"
         )
 
+    @property
+    def content_sha256(self) -> str:
+        """The hash of all that decides about answers beside the files: what a certificate speaks of."""
+        return hash_of({key: value for key, value in plain(self).items() if key not in ("files", "stamps", _HASH)})
+
     def to_json(self) -> str:
-        """Returns the manifest as readable JSON with a final newline."""
-        return to_json(self)
+        """Returns the manifest as readable JSON with a final newline; it states the hash of all its other content."""
+        data = {key: value for key, value in plain(self).items() if key != _HASH}
+        return to_json({**data, _HASH: hash_of(data)})
 
     @classmethod
     def from_json(cls, text: str, where: str) -> "Manifest":
@@ -255,3 +267,30 @@ class Manifest:
             BundleFormatError: not JSON, an unknown format version, or keys and values that do not fit.
         """
         return read_versioned(cls, text, where, "format_version", FORMAT_VERSION, {3: upgrade_3})
+
+
+def require_unaltered(text: str, where: str) -> None:
+    """Compares a manifest's content with the hash that it states.
+
+    Args:
+        text: its JSON text.
+        where: what to call the file in errors.
+
+    Raises:
+        BundleDamagedError: it was altered after it was written.
+    """
+    data = read_object(text, where)
+    if data.get("format_version") in _WITHOUT_HASH:
+        return
+    stated = data.pop(_HASH, None)
+    if stated != hash_of(data):
+        raise BundleDamagedError(
+            f"{where} was altered: its content does not have the hash that it states; copy the bundle again or export "
+            "the model again"
+        )
+
+
+def hash_of(data: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of plain JSON values, however they are laid out as text."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()

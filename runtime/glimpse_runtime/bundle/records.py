@@ -101,6 +101,10 @@ def read_object(text: str, where: str) -> dict[str, Any]:
         raise BundleFormatError(f"{where} is not valid JSON ({error}); export the model again") from None
     if not isinstance(data, dict):
         raise BundleFormatError(f"{where} is not a JSON object; export the model again")
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BundleFormatError(f"{where} holds text that is not valid Unicode; export the model again") from None
     return data
 
 

@@ -29,7 +29,7 @@ def run(bundle: str | None, **options: Any) -> None:
     if options["as_json"]:
         click.echo(json.dumps(plain(found), ensure_ascii=False))
     else:
-        click.echo(as_text(found))
+        click.echo(terminal.shown(as_text(found), None))
     for warning in found.warnings:
         terminal.note(f"Warning: {warning}")
     if options["verify"]:

@@ -94,8 +94,12 @@ def run(words: tuple[str, ...], **options: Any) -> None:
     The answer goes to standard output, everything else to standard error.
     """
     images, question = list(words[:-1]), words[-1]
-    if not images and (os.path.isfile(question) or question.lower().endswith(_IMAGE_ENDINGS)):  # noqa: PTH113
-        raise click.UsageError(f"{question!r} is an image; give a question after it")
+    if os.path.isfile(question) or question.lower().endswith(_IMAGE_ENDINGS):  # noqa: PTH113
+        kind = "an image" if question.lower().endswith(_IMAGE_ENDINGS) else "a file"
+        raise click.UsageError(f"{question!r} is {kind}; give a question after it")
+    for name in ("bundle", "pruner", "pre"):
+        if options[name] == "":
+            raise click.UsageError(f"--{name} is empty; is a variable of the shell not set?")
     if options["no_prune"]:
         for name in ("threshold", "max_keep_ratio", "pruner", "pre", "pre_keep"):
             if options[name] is not None:

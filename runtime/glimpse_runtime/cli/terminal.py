@@ -1,6 +1,8 @@
 """What all commands do alike: exit codes, one-line errors, and tracebacks only on request."""
 
+import errno
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
@@ -10,6 +12,16 @@ import click
 from glimpse_runtime.errors import GlimpseError
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+_LONGEST = 4000
+_OS_ADVICE = {
+    errno.ENOSPC: "free some room on that disk, or write elsewhere",
+    errno.EACCES: "check who may read and write there, or name another place",
+    errno.EPERM: "check who may read and write there, or name another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "a link there leads to itself; name the place it should lead to",
+    errno.EROFS: "the file system is read-only; name another place",
+    errno.ENOMEM: "close other programs, or use fewer pixels",
+}
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -24,7 +36,7 @@ def run(command: click.Command, arguments: Sequence[str] | None = None, name: st
         arguments: its words; None is the process's.
         name: what the user called it; None is the process's name.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = [_decoded(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     debug = "--debug" in words[: words.index("--")] if "--" in words else "--debug" in words
     try:
         command.main(args=words, prog_name=name, standalone_mode=False)
@@ -37,8 +49,25 @@ def run(command: click.Command, arguments: Sequence[str] | None = None, name: st
     except GlimpseError as error:
         if debug:
             raise
-        click.echo(f"Error: {error}", err=True)
+        _fail(str(error))
+    except BrokenPipeError:
+        # Whoever reads the answer has seen enough. What is buffered must not be tried again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILURE)
+    except OSError as error:
+        if debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        advice = _OS_ADVICE.get(error.errno or 0, "see what the system says of it, then run the command again")
+        _fail(f"{where}{error.strerror or error}; {advice}")
+    except MemoryError:
+        if debug:
+            raise
+        _fail("memory ran out; close other programs, use fewer pixels, or export with a smaller --precision")
+    except RecursionError:
+        if debug:
+            raise
+        _fail("a file is nested too deeply to be read; download it again")
     except Exception as error:
         if debug:
             raise
@@ -49,7 +78,27 @@ def run(command: click.Command, arguments: Sequence[str] | None = None, name: st
 
 def note(message: str) -> None:
     """Prints a remark on standard error."""
-    click.echo(message, err=True)
+    click.echo(shown(message), err=True)
+
+
+def shown(text: str, most: int | None = _LONGEST) -> str:
+    """Returns text that may come from a file as what a terminal can be given: no control characters, no megabytes."""
+    clean = "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
+    return clean if most is None or len(clean) <= most else f"{clean[:most]}... ({len(clean)} characters)"
+
+
+def _fail(message: str) -> NoReturn:
+    """Prints an error and exits."""
+    click.echo(f"Error: {shown(message)}", err=True)
+    sys.exit(FAILURE)
+
+
+def _decoded(word: str) -> str:
+    """Returns a word of the command as UTF-8, whatever the locale made of it."""
+    try:
+        return os.fsencode(word).decode("utf-8")
+    except UnicodeError:
+        return word
 
 
 def show_warnings() -> None:

@@ -13,6 +13,7 @@ from glimpse_runtime.errors import BackendError, BundleFormatError
 from glimpse_runtime.files.atomic import write_text
 from glimpse_runtime.files.hashing import remember_sha256, remembered_sha256
 from glimpse_runtime.files.places import cache_folder
+from glimpse_runtime.files.reading import read_small_text
 
 log = logging.getLogger("glimpse")
 
@@ -81,7 +82,7 @@ def find_engine(key: EngineKey) -> StoredEngine | None:
     path = engine_file(key)
     try:
         where = record_file(key)
-        record = read_record(EngineRecord, json.loads(where.read_text(encoding="utf-8")), str(where))
+        record = read_record(EngineRecord, json.loads(read_small_text(where)), str(where))
         if record.key != key or path.stat().st_size != record.engine.bytes:
             return None
         if remembered_sha256(path) != record.engine.sha256:

@@ -1,7 +1,7 @@
 """Write a file so that it is there whole or not at all."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,18 +11,16 @@ from typing import BinaryIO
 @contextmanager
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
     """Opens a temporary file beside ``path`` and renames it to ``path`` when the block ends without an error."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)
+    name = path.parent / f".{path.name}.tmp-{secrets.token_hex(8)}"
     try:
-        with os.fdopen(handle, "wb") as file:
+        # Made by open, not by mkstemp, so that the file gets the permissions that the process's umask leaves.
+        with name.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)
-        Path(name).replace(path)
+        name.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
         raise
 
 

@@ -27,7 +27,7 @@ def locked(folder: Path) -> Iterator[bool]:
 def _open(folder: Path) -> int | None:
     """Returns a locked file, None when it is locked already."""
     while True:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         try:
             handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
             break

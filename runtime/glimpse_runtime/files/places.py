@@ -1,15 +1,25 @@
 """Where things lie on this machine, and which names may be joined to a folder."""
 
 import os
+import tempfile
 from pathlib import Path, PurePosixPath
 
 
 def cache_folder() -> Path:
-    """Returns ``$GLIMPSE_CACHE``, else ``$XDG_CACHE_HOME/glimpse``, else ``~/.cache/glimpse``."""
+    """Returns ``$GLIMPSE_CACHE``, else ``$XDG_CACHE_HOME/glimpse``, else ``~/.cache/glimpse``.
+
+    Where nobody knows a home folder it is a temporary one.
+    """
     own = os.environ.get("GLIMPSE_CACHE")
     if own:
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glimpse"
+    home = os.environ.get("XDG_CACHE_HOME")
+    if home:
+        return Path(home) / "glimpse"
+    try:
+        return Path.home() / ".cache" / "glimpse"
+    except RuntimeError:  # neither HOME nor an entry for this user, as in some containers
+        return Path(tempfile.gettempdir()) / f"glimpse-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 
 
 def is_plain_name(name: str) -> bool:

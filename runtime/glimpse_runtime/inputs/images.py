@@ -2,12 +2,13 @@
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from glimpse_runtime.arrays import Array, ByteArray
 from glimpse_runtime.errors import ImageError
@@ -17,8 +18,12 @@ ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Im
 _ACCEPTED = "a path, the bytes of a JPEG/PNG/WebP/BMP file, a PIL image, or an array (height, width[, 3])"
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _DLPACK_CPU = 1
+_URI = re.compile(r"(data|[a-zA-Z][a-zA-Z0-9+.-]+(?=://)):")
 _LARGEST_FILE_BYTES = 256 << 20
-_LARGEST_PIXELS = 178_956_970
+_LARGEST_PIXELS = 50_000_000
+_LARGEST_PIXELS_VARIABLE = "GLIMPSE_MAX_IMAGE_PIXELS"
+_DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+_TO_EIGHT_BITS = "scale it to 8 bits as its meaning asks, for example (a * (255 / a.max())).astype('uint8')"
 
 _ENCODINGS: dict[str, tuple[int, Callable[[ByteArray], ByteArray]]] = {
     "rgb8": (3, lambda frame: frame),
@@ -34,8 +39,9 @@ CHANNELS = {encoding: channels for encoding, (channels, _) in _ENCODINGS.items()
 def read_image(source: ImageSource, encoding: str | None = None) -> Image.Image:
     """Reads one image.
 
-    EXIF orientation is applied. Alpha is dropped, as the reference's image processor drops it. 16-bit grey is
-    scaled to eight bits. CMYK, palette and grey images become RGB.
+    EXIF orientation is applied. Alpha is dropped, as the reference's image processor drops it. CMYK, palette and grey
+    images become RGB. More than eight bits a channel are refused: depth in millimetres, 12 bits in 16 and full range
+    look alike here, and the wrong scale is a picture of something else.
 
     Args:
         source: a path, the bytes of an image file, a PIL image, or an array: (height, width) grey or
@@ -47,13 +53,17 @@ def read_image(source: ImageSource, encoding: str | None = None) -> Image.Image:
         ImageError: the image cannot be read, or is not of an accepted form.
     """
     if isinstance(source, np.ndarray):
-        return _from_array(source, encoding)
+        return _from_array(np.asarray(source), encoding)  # without what a subclass makes of indexing
     if encoding is not None and isinstance(source, (Image.Image, str, os.PathLike, bytes, bytearray, memoryview)):
         raise ImageError(f"encoding={encoding!r} is for numpy arrays; an image file or PIL image has its own")
     if isinstance(source, Image.Image):
         return _guarded(lambda: _to_rgb(source, "the PIL image"), "the PIL image")
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(bytes(source), "the image data")
+    if isinstance(source, str) and (found := _URI.match(source)):
+        raise ImageError(
+            f"{source[:40]!r} is a {found[1]}: address, and nothing is fetched here; read it and give the image's bytes"
+        )
     if isinstance(source, (str, os.PathLike)):
         return _from_path(Path(source))
     return _from_array(_as_array(source), encoding)
@@ -79,13 +89,14 @@ def _as_array(source: object) -> Array:
 def _from_path(path: Path) -> Image.Image:
     try:
         if path.is_dir():
-            raise ImageError(f"{path} is a folder, not an image file")
+            raise ImageError(f"{path} is a folder, not an image file; name a file in it")
         with path.open("rb") as file:
             data = file.read(_LARGEST_FILE_BYTES + 1)
     except FileNotFoundError:
-        raise ImageError(f"there is no file {path}") from None
+        raise ImageError(f"there is no file {path}; check the name, or give the image's bytes") from None
     except (OSError, ValueError) as error:
-        raise ImageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"cannot read {path}: {reason}; check that the file may be read, or give its bytes") from None
     return _decode(data, str(path))
 
 
@@ -97,10 +108,11 @@ def _decode(data: bytes, name: str) -> Image.Image:
 
     def decode() -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        if image.width * image.height > _LARGEST_PIXELS:
+        most = _largest_pixels()
+        if image.width * image.height > most:
             raise ImageError(
-                f"{name} claims {image.width} x {image.height} pixels, more than the limit of {_LARGEST_PIXELS}; "
-                "shrink it first"
+                f"{name} claims {image.width} x {image.height} pixels, more than the limit of {most}; shrink it first, "
+                f"or raise the limit with the environment variable {_LARGEST_PIXELS_VARIABLE}"
             )
         image.load()
         return _to_rgb(image, name)
@@ -117,36 +129,38 @@ def _guarded(decode: Callable[[], Image.Image], name: str) -> Image.Image:
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"{name} is not a JPEG, PNG, WebP or BMP image") from None
+        raise ImageError(
+            f"{name} is not a JPEG, PNG, WebP or BMP image; convert it, or give its pixels as an array"
+        ) from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name} is too large: {error}") from None
     except Exception as error:
-        raise ImageError(f"{name} is damaged or cut short: {error}") from None
+        raise ImageError(f"{name} is damaged or cut short: {str(error)[:200]}; take the picture again") from None
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.width == 0 or image.height == 0:
         raise ImageError(f"{name} has no pixels ({image.width} x {image.height})")
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
-        return _from_array(_eight_bits(np.asarray(image), name), "mono8")
-    if image.mode == "F":
-        raise ImageError(f"{name} has floating-point pixels (mode F); convert it to 8 or 16 bits")
-    return image.convert("RGB")
+    if image.mode in _DEEP_MODES:
+        raise ImageError(f"{name} has more than eight bits a pixel (mode {image.mode}); {_TO_EIGHT_BITS}")
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _eight_bits(values: Array, name: str) -> ByteArray:
-    """Scales 16-bit grey to eight bits."""
-    if values.min() < 0 or values.max() > 65535:
-        raise ImageError(f"{name} has values outside 0..65535; convert it to 8 or 16 bits")
-    return (values.astype(np.uint32) >> 8).astype(np.uint8)
+def _largest_pixels() -> int:
+    """The most pixels of a file that are decoded."""
+    text = os.environ.get(_LARGEST_PIXELS_VARIABLE)
+    if text is None:
+        return _LARGEST_PIXELS
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1 << 40:
+        raise ImageError(f"{_LARGEST_PIXELS_VARIABLE} must be a number of pixels, found {text!r}")
+    return int(text)
 
 
 def _from_array(frame: Array, encoding: str | None) -> Image.Image:
     if frame.dtype != np.uint8:
-        raise ImageError(
-            f"an image array must be uint8, found {frame.dtype}; scale it to 0..255 and convert with .astype('uint8')"
-        )
+        raise ImageError(f"an image array must be uint8, found {frame.dtype}; {_TO_EIGHT_BITS}")
     if frame.ndim == 2:
         frame = frame[..., None]
     if frame.ndim != 3 or frame.size == 0:

@@ -7,10 +7,14 @@ import numpy as np
 
 from glimpse_runtime.arrays import IntArray
 from glimpse_runtime.bundle.manifest import PromptSpec, TokenIds
+from glimpse_runtime.checked import text as checked_text
 from glimpse_runtime.errors import PromptError
 from glimpse_runtime.inputs.family import Family
 from glimpse_runtime.inputs.grid import Grid
 from glimpse_runtime.inputs.tokenizer import Tokenizer
+
+# Of one token: vocabularies have runs of so many blanks at the longest.
+_MOST_CHARACTERS = 256
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def build_prompt(
     grids: Sequence[Grid] = (),
     system: str | None = None,
     turns: Sequence[tuple[str, str]] = (),
+    context: int | None = None,
 ) -> Prompt:
     """Builds a prompt: the images in order, then the earlier turns, then the question.
 
@@ -78,16 +83,22 @@ def build_prompt(
         grids: patch grids of the images.
         system: system message; None is the template's own.
         turns: earlier (question, answer) texts of the conversation; the images come before the first question.
+        context: the most tokens there is room for, None for any number: far longer texts are not even tokenised.
 
     Raises:
-        PromptError: the question is not text, or is empty without an image.
+        PromptError: the question is not text, is empty without an image, or cannot fit.
     """
     for what, text in (
         ("question", question),
-        ("system message", system or ""),
+        ("system message", "" if system is None else system),
         *(("turn", t) for turn in turns for t in turn),
     ):
-        _check_text(what, text)
+        checked_text(what, text, PromptError)
+        if context is not None and len(text) > context * _MOST_CHARACTERS:
+            raise PromptError(
+                f"the {what} has {len(text)} characters, more than a context of {context} tokens holds; shorten it, or "
+                "export with a larger --max-context"
+            )
     if not question.strip() and not grids:
         raise PromptError("the question is empty")
     pieces: list[tuple[str, bool]] = []
@@ -121,12 +132,3 @@ def expand_images(ids: IntArray, grids: Sequence[Grid], image_token: int) -> Int
     repeats = np.ones(len(ids), np.int64)
     repeats[placeholder] = [grid.visual_tokens for grid in grids]
     return np.repeat(ids, repeats)
-
-
-def _check_text(what: str, text: object) -> None:
-    if not isinstance(text, str):
-        raise PromptError(f"the {what} must be a str, found {type(text).__name__}")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise PromptError(f"the {what} is not valid Unicode text: {text!r}") from None

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields
 
+import numpy as np
+
 from glimpse_runtime.arrays import BoolArray
 from glimpse_runtime.bundle.anchors import ANCHORS, is_anchor
+from glimpse_runtime.checked import flag, real, shown, texts, whole
 from glimpse_runtime.errors import PruningError
 from glimpse_runtime.pruners import BEFORE, Pruner, find
-
-"""Corners of an image."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,19 @@ class Pruning:
         Raises:
             PruningError: a value is out of its range, a method is unknown, or options contradict each other.
         """
+        for name in ("enabled", "position_debias", "neighbour_suppression"):
+            self._set(name, flag(name, getattr(self, name), PruningError))
         for name in ("threshold", "max_keep_ratio", "pre_keep"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise PruningError(f"{name} must lie in 0..1, found {value}")
-        if self.min_keep is not None and self.min_keep < 0:
-            raise PruningError(f"min_keep must not be negative, found {self.min_keep}")
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise PruningError(f"seed must be a whole number, not negative, found {self.seed!r}")
+            if getattr(self, name) is not None:
+                self._set(name, real(name, getattr(self, name), 0, 1, error=PruningError))
+        if self.min_keep is not None:
+            self._set("min_keep", whole("min_keep", self.min_keep, 0, error=PruningError))
+        self._set("seed", whole("seed", self.seed, 0, error=PruningError))
+        for name in ("method", "pre"):
+            if not isinstance(getattr(self, name), str) and (name == "method" or self.pre is not None):
+                raise PruningError(f"{name} must be the name of a pruning method, found {shown(getattr(self, name))}")
+        if self.anchors is not None:
+            self._set("anchors", texts("anchors", self.anchors, PruningError))
         for anchor in self.anchors or ():
             if not is_anchor(anchor):
                 raise PruningError(f"unknown anchor {anchor!r}; anchors are {', '.join(ANCHORS)}")
@@ -99,11 +105,16 @@ class Pruning:
         """Whether another question about the same images may have other tokens before layer 0."""
         return self.first is not None and "text" in self.first.needs
 
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
     def _check_masks(self) -> None:
         if self.keep_masks is None:
             if self.method == "oracle":
                 raise PruningError("method 'oracle' keeps what the caller says; give keep_masks")
             return
+        if isinstance(self.keep_masks, (str, bytes)) or not isinstance(self.keep_masks, (Sequence, np.ndarray)):
+            raise PruningError(f"keep_masks must be a list with a bool array per image, found {shown(self.keep_masks)}")
         if self.threshold is not None:
             raise PruningError("a threshold has no meaning with keep_masks: no scores are computed")
         if self.method not in ("glimpse", "oracle") or self.pre is not None:

@@ -126,6 +126,11 @@ def flat_masks(masks: Sequence[Array], grids: Sequence[Grid]) -> BoolArray:
             raise PruningError(
                 f"keep mask {index} has shape {np.shape(mask)}, the image's merged grid is {grid.merged}"
             )
+        kind = np.asarray(mask).dtype.kind
+        if kind != "b" and not (kind in "iu" and np.isin(mask, (0, 1)).all()):
+            raise PruningError(
+                f"keep mask {index} must hold True and False, found numbers of type {np.asarray(mask).dtype}"
+            )
     return np.concatenate([np.asarray(mask, np.bool_).reshape(-1) for mask in masks])
 
 

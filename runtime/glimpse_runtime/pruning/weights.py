@@ -1,5 +1,6 @@
 """Trained weights of a pruning method: an .npz file of the bundle."""
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from glimpse_runtime.arrays import Array, FloatArray
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.errors import BundleFormatError, PruningError
 from glimpse_runtime.pruners import Pruner, weights_file
+
+# Of the published selectors for 7B models the largest has a tenth of this.
+_LARGEST_BYTES = 512 << 20
 
 
 def require_weights(bundle: Bundle, method: str) -> None:
@@ -49,8 +53,14 @@ def load_weights(path: Path, shapes: Mapping[str, tuple[str, ...]], hidden: int)
             another shape.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            nbytes = sum(entry.file_size for entry in archive.infolist())
+        if nbytes > _LARGEST_BYTES:
+            raise BundleFormatError(f"{path} unpacks to {nbytes} bytes, more than weights can have; make it again")
         with np.load(path, allow_pickle=False) as file:
             stored = {name: file[name] for name in file.files}
+    except BundleFormatError:
+        raise
     except Exception as error:  # a damaged file may fail anywhere in numpy and zipfile
         raise BundleFormatError(f"{path} is not an .npz file of numbers: {error}; make it again") from None
     problem = _bad_values(stored) or (_misfit(stored, shapes, hidden) if shapes else None)

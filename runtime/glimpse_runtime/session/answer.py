@@ -117,6 +117,9 @@ class Answer:
         except Exception as error:
             self._error = error
             raise
+        except BaseException:  # the program is interrupted: what there is of the answer is no whole one
+            self._interrupt.cancel()
+            raise
         finally:
             self._busy.release()
 

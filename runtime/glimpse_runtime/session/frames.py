@@ -1,11 +1,13 @@
 """Frames from a camera: an image with its encoding and time, and a mailbox that keeps the newest."""
 
+import math
 import threading
 import time
 from dataclasses import dataclass
 
-from glimpse_runtime.errors import SessionError
-from glimpse_runtime.inputs.images import ImageSource
+from glimpse_runtime.checked import real
+from glimpse_runtime.errors import ImageError, SessionError
+from glimpse_runtime.inputs.images import ENCODINGS, ImageSource
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,20 @@ class Frame:
     image: ImageSource
     encoding: str | None = None
     stamp: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what is no frame.
+
+        Raises:
+            ImageError: there is no image, or the encoding is not known.
+            InputError: the stamp is no time.
+        """
+        if self.image is None:
+            raise ImageError("a frame has no image (None); has a camera read failed?")
+        if self.encoding is not None and self.encoding not in ENCODINGS:
+            raise ImageError(f"cannot use encoding {self.encoding!r}; accepted are {', '.join(ENCODINGS)}")
+        if self.stamp is not None:
+            object.__setattr__(self, "stamp", real("stamp", self.stamp, -math.inf))
 
 
 class LatestFrame:

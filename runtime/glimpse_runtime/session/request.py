@@ -2,10 +2,14 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 
-from glimpse_runtime.errors import InputError
+import numpy as np
+
+from glimpse_runtime.checked import real, shown, whole
+from glimpse_runtime.errors import ImageError, InputError
 from glimpse_runtime.inputs.images import ImageSource
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.pruning.options import Pruning
@@ -13,7 +17,7 @@ from glimpse_runtime.session.frames import Frame
 from glimpse_runtime.session.sampling import Sampling
 from glimpse_runtime.stats import Stats
 
-Images = ImageSource | Frame | Sequence[ImageSource | Frame] | None
+Images = ImageSource | Frame | Sequence[ImageSource | Frame]
 
 DEFAULT_MAX_NEW_TOKENS = 128
 
@@ -43,9 +47,11 @@ def make_request(
     Raises:
         InputError: a value is out of its range.
     """
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-        raise InputError(f"max_new_tokens must be a whole number of at least 1, found {max_new_tokens!r}")
-    return Request(pruning or Pruning(), sampling or Sampling(), max_new_tokens, Interrupt(seconds(timeout)), eos)
+    for name, value, kind in (("pruning", pruning, Pruning), ("sampling", sampling, Sampling)):
+        if value is not None and not isinstance(value, kind):
+            raise InputError(f"{name} must be a {kind.__name__}, found {shown(value)}")
+    most = whole("max_new_tokens", max_new_tokens, 1)
+    return Request(pruning or Pruning(), sampling or Sampling(), most, Interrupt(seconds(timeout)), _ids(eos))
 
 
 def seconds(timeout: float | None) -> float | None:
@@ -54,11 +60,12 @@ def seconds(timeout: float | None) -> float | None:
     Raises:
         InputError: it is no number, or negative.
     """
-    if timeout is None:
+    if timeout is None or (isinstance(timeout, Real) and timeout == math.inf):
         return None
-    if not isinstance(timeout, (int, float)) or math.isnan(timeout) or timeout < 0:
-        raise InputError(f"timeout must be a number of seconds, not negative, found {timeout!r}")
-    return None if math.isinf(timeout) else float(timeout)
+    try:
+        return real("timeout", timeout, 0)
+    except InputError:
+        raise InputError(f"timeout must be a number of seconds, not negative, found {shown(timeout)}") from None
 
 
 def frames_of(images: Images, encoding: str | None) -> list[Frame]:
@@ -67,10 +74,13 @@ def frames_of(images: Images, encoding: str | None) -> list[Frame]:
     Raises:
         InputError: an encoding contradicts a frame's own.
     """
-    if images is None:
-        return []
     frames = []
     for image in images if isinstance(images, (list, tuple)) else [images]:
+        if image is None:
+            raise ImageError(
+                "an image is None; has a camera read failed (cv2.imread and VideoCapture.read give None)? To ask "
+                "without an image, give an empty list"
+            )
         frame = image if isinstance(image, Frame) else Frame(image, encoding)  # type: ignore[arg-type]
         if encoding is not None and frame.encoding != encoding:
             if frame.encoding is not None:
@@ -83,3 +93,13 @@ def frames_of(images: Images, encoding: str | None) -> list[Frame]:
 def newest_stamp(frames: Sequence[Frame]) -> float | None:
     """Returns the latest acquisition time of some frames, None where none has one."""
     return max((frame.stamp for frame in frames if frame.stamp is not None), default=None)
+
+
+def _ids(eos: object) -> tuple[int, ...] | None:
+    """Returns ids that end an answer; one alone counts as a list of one."""
+    if eos is None:
+        return None
+    given = [eos] if isinstance(eos, Integral) else eos
+    if isinstance(given, (str, bytes)) or not isinstance(given, (Sequence, Set, np.ndarray)):
+        raise InputError(f"eos must be token ids, found {shown(eos)}")
+    return tuple(whole("an id of eos", token, 0) for token in given)

@@ -1,15 +1,24 @@
 """From logits to the next token: greedy, or drawn after the usual filters; with a seam for constraints."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from glimpse_runtime.arrays import DoubleArray, FloatArray, IntArray
+from glimpse_runtime.checked import real, shown, texts, whole
 from glimpse_runtime.errors import InputError
 
 _GREEDY_BELOW = 1e-5
+
+# Smallest and largest value, and whether the smallest is too small itself. A penalty beyond this range takes logits
+# out of float32's.
+_RANGES = {
+    "temperature": (0.0, 1e6, False),
+    "top_p": (0.0, 1.0, True),
+    "min_p": (0.0, 1.0, False),
+    "repetition_penalty": (1e-3, 1e3, False),
+}
 
 LogitsProcessor = Callable[[Sequence[int], FloatArray], FloatArray]
 
@@ -46,20 +55,23 @@ class Sampling:
         Raises:
             InputError: a value is out of its range.
         """
-        penalty = self.repetition_penalty
-        limits = {
-            "temperature": 0 <= self.temperature < math.inf,
-            "top_k": self.top_k >= 0,
-            "top_p": 0 < self.top_p <= 1,
-            "min_p": 0 <= self.min_p <= 1,
-            "repetition_penalty": penalty is None or 0 < penalty < math.inf,
-            "seed": self.seed is None or (isinstance(self.seed, int) and self.seed >= 0),
-        }
-        for name, good in limits.items():
-            if not good:
-                raise InputError(f"{name} = {getattr(self, name)} is out of range; see Sampling")
-        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
-            raise InputError("stop must be a tuple of non-empty texts")
+        for name, (least, most, above) in _RANGES.items():
+            if getattr(self, name) is not None:
+                self._set(name, real(name, getattr(self, name), least, most, above))
+        for name in ("temperature", "top_p", "min_p"):
+            if getattr(self, name) is None:
+                raise InputError(f"{name} must be a number, found None")
+        self._set("top_k", whole("top_k", self.top_k, 0))
+        if self.seed is not None:
+            self._set("seed", whole("seed", self.seed, 0))
+        self._set("stop", texts("stop", self.stop))
+        processors = self.processors
+        if not isinstance(processors, (tuple, list)) or not all(map(callable, processors)):
+            raise InputError(f"processors must be a tuple of functions, found {shown(processors)}")
+        self._set("processors", tuple(processors))
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
 
 class Sampler:
@@ -88,7 +100,7 @@ class Sampler:
             scores = logits[seen]
             logits[seen] = np.where(scores < 0, scores * self._penalty, scores / self._penalty)
         for processor in self._options.processors:
-            logits = processor(self._tokens, logits)
+            logits = _processed(processor, self._tokens, logits)
         token = int(logits.argmax()) if self._random is None else self._draw(logits, self._random)
         self._tokens.append(token)
         if len(self._seen) and token not in self._seen:
@@ -98,6 +110,18 @@ class Sampler:
     def _draw(self, logits: FloatArray, random: np.random.Generator) -> int:
         probability = filtered_probability(logits, self._options)
         return int(random.choice(len(probability), p=probability))
+
+
+def _processed(processor: LogitsProcessor, tokens: Sequence[int], logits: FloatArray) -> FloatArray:
+    """Returns what a caller's processor makes of logits; whatever else it gives is the caller's mistake."""
+    found = np.asarray(processor(tokens, logits))
+    if found.shape != logits.shape or found.dtype.kind != "f":
+        raise InputError(
+            f"a logits processor must return {logits.shape} float32 logits, gave {found.dtype} of shape {found.shape}"
+        )
+    if np.isnan(found).any() or not np.isfinite(found.max()):
+        raise InputError("a logits processor gave NaN or infinite logits, or forbade every token")
+    return found
 
 
 def filtered_probability(logits: FloatArray, options: Sampling) -> DoubleArray:

@@ -1,22 +1,18 @@
-"""Load a bundle once, ask many questions."""
+"""A loaded bundle: ask many questions."""
 
 import dataclasses
-import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
 from PIL import Image
 
 from glimpse_runtime.arrays import IntArray
-from glimpse_runtime.backends import open_backend
 from glimpse_runtime.bundle.bundle import Bundle
-from glimpse_runtime.bundle.certificate import warn_if_uncertified
-from glimpse_runtime.bundle.locate import locate
-from glimpse_runtime.bundle.memory import DEFAULT_SCENE_CACHE_BYTES, memory_of_files
+from glimpse_runtime.bundle.memory import memory_of_files
 from glimpse_runtime.errors import InputError, PromptError, SessionError
 from glimpse_runtime.inputs.grid import Grid, Patches
 from glimpse_runtime.inputs.images import read_image
@@ -24,7 +20,8 @@ from glimpse_runtime.inputs.prompt import Prompt, build_prompt, checked_ids, pla
 from glimpse_runtime.inputs.tokenizer import Tokenizer
 from glimpse_runtime.interrupt import Interrupt, Interrupted
 from glimpse_runtime.pruning.options import Pruning
-from glimpse_runtime.pruning.report import report_unpruned
+from glimpse_runtime.pruning.report import PruneReport, report_unpruned
+from glimpse_runtime.session import fork
 from glimpse_runtime.session.answer import Answer
 from glimpse_runtime.session.request import (
     DEFAULT_MAX_NEW_TOKENS,
@@ -39,58 +36,8 @@ from glimpse_runtime.session.scene import Scene
 from glimpse_runtime.session.scene_cache import SceneCache, SceneState, content_key
 from glimpse_runtime.stats import Stats
 from glimpse_runtime.steps.entering import Entry
-from glimpse_runtime.steps.pipeline import Pipeline, Trace
+from glimpse_runtime.steps.pipeline import Pipeline
 from glimpse_runtime.steps.prefix import Prefix
-
-WARMUPS = ("smallest", "largest", "off")
-
-
-def load(
-    bundle: str | os.PathLike[str] | None = None,
-    *,
-    device: str = "cpu",
-    threads: int | None = None,
-    max_pixels: int | None = None,
-    scene_cache_bytes: int = DEFAULT_SCENE_CACHE_BYTES,
-    warmup: str = "smallest",
-    verify: bool = False,
-    trace: Trace | None = None,
-) -> "Session":
-    """Opens a bundle and makes it ready to answer.
-
-    Args:
-        bundle: the bundle's folder, or the id ``owner/name`` or ``owner/name@revision`` of one on the hub, which is
-            downloaded once (extra ``hub``); a folder of that name comes first. None is the packaged pocket model.
-        device: where to run: ``cpu``; ``cuda`` for ONNX Runtime on a GPU; ``tensorrt`` or ``tensorrt-rtx`` for
-            engines that ``glimpse-export --target`` has built on this machine.
-        threads: CPU threads per operator; None lets the engine choose. Not for TensorRT.
-        max_pixels: shrink images to at most this many pixels; None, or more than the bundle's limit, is that limit.
-        scene_cache_bytes: memory for the last images asked about, so that asking about the same image again is
-            fast; 0 keeps nothing, right for a camera whose frames never repeat.
-        warmup: ``smallest`` runs every graph once, so that the first question is not slower than the next;
-            ``largest`` does so at the largest image and context, so that all memory is taken now and no later
-            request can fail for it; ``off`` does nothing.
-        verify: hash every file of the bundle, even if that was done before.
-        trace: called with the name and value of intermediate arrays; the arrays are live, copy what you keep.
-
-    Raises:
-        BundleError: the bundle is missing, damaged or of another version.
-        BackendError: the engine is missing or cannot load the graphs.
-        InputError: an option is out of its range.
-    """
-    if warmup not in WARMUPS:
-        raise InputError(f"warmup must be one of {', '.join(WARMUPS)}, found {warmup!r}")
-    opened = Bundle.open(locate(bundle), verify=verify)
-    warn_if_uncertified(opened)
-    backend = open_backend(device, threads)
-    try:
-        pipeline = Pipeline(opened, backend, trace)
-        if warmup != "off":
-            pipeline.warm_up(largest=warmup == "largest")
-        return Session(opened, pipeline, max_pixels, scene_cache_bytes)
-    except BaseException:
-        backend.close()
-        raise
 
 
 class Session:
@@ -108,6 +55,8 @@ class Session:
         self._running: Interrupt | None = None
         self._unfinished: weakref.ref[Answer] | None = None
         self._scenes = SceneCache(scene_cache_bytes)
+        self._forked = False
+        fork.watch(self)
         self._family = pipeline.family if max_pixels is None else pipeline.family.limited(max_pixels)
 
     def ask(
@@ -130,8 +79,8 @@ class Session:
         gone.
 
         Args:
-            images: an image (path, bytes, PIL image, (height, width[, channels]) uint8 array, ``Frame``), a
-                sequence of them, or None for text alone.
+            images: an image (path, bytes, PIL image, (height, width[, channels]) uint8 array, ``Frame``), or a list of
+                them, an empty one for text alone. None is refused: it is what a camera read that failed gives.
             question: the user's text.
             pruning: pruning options; None is the bundle's defaults.
             sampling: how tokens are chosen and what stops an answer; None is greedy.
@@ -146,11 +95,12 @@ class Session:
         """
         request = make_request(pruning, sampling, max_new_tokens, timeout)
         self._begin(request.interrupt)
-        with request.stats.stage("preprocess"):
+
+        def prepare() -> tuple[Prompt, SceneState, list[Image.Image]]:
             scene, pictures = self._read(images, encoding)
-            prompt = self._build_prompt(question, scene.grids, system, ())
-            self._open_pipeline().check(prompt, request.pruning)
-        return self._answer(prompt, scene, pictures, request)
+            return self._build_prompt(question, scene.grids, system, ()), scene, pictures
+
+        return self._prepared(request, prepare)
 
     def ask_ids(
         self,
@@ -180,16 +130,14 @@ class Session:
         """
         request, manifest = make_request(pruning, sampling, max_new_tokens, timeout, eos), self.bundle.manifest
         self._begin(request.interrupt)
-        with request.stats.stage("preprocess"):
+        image_token = manifest.tokens.image
+
+        def prepare() -> tuple[Prompt, SceneState, list[Image.Image]]:
+            checked = checked_ids(ids, manifest.text.vocab_size, image_token)
             scene, pictures = self._read(images, None)
-            prompt = place(
-                checked_ids(ids, manifest.text.vocab_size, manifest.tokens.image),
-                scene.grids,
-                manifest.tokens.image,
-                self._family,
-            )
-            self._open_pipeline().check(prompt, request.pruning)
-        return self._answer(prompt, scene, pictures, request)
+            return place(checked, scene.grids, image_token, self._family), scene, pictures
+
+        return self._prepared(request, prepare)
 
     def encode(
         self,
@@ -215,14 +163,17 @@ class Session:
         request = make_request(pruning or Pruning(enabled=False), None, 1, timeout)
         stats, interrupt = request.stats, request.interrupt
         self._begin(interrupt)
-        scene, pictures = self._read(images, encoding)
-        if not pictures:
-            raise InputError("a scene needs at least one image; ask(None, question) asks without")
-        prompt = self._build_prompt("?", scene.grids, None, ())
         pipeline = self._open_pipeline()
+        try:
+            scene, pictures = interrupt.run(lambda: self._read(images, encoding))
+        except Interrupted:
+            raise SessionError(f"the scene was not finished: {interrupt.reason}") from None
+        if not pictures:
+            raise InputError("a scene needs at least one image; ask([], question) asks without")
+        prompt = self._build_prompt("?", scene.grids, None, ())
         pipeline.check(prompt, request.pruning)
         self._finish_earlier_answer(interrupt)
-        with self._turn():
+        with self._turn(interrupt):
             try:
                 self._encode_into(scene, pictures, stats, interrupt)
                 if not request.pruning.enters_by_question:
@@ -276,10 +227,28 @@ class Session:
         self, scene: SceneState, question: str, request: Request, system: str | None, turns: Sequence[tuple[str, str]]
     ) -> Answer:
         self._begin(request.interrupt)
-        with request.stats.stage("preprocess"):
-            prompt = self._build_prompt(question, scene.grids, system, turns)
-            self._open_pipeline().check(prompt, request.pruning)
-        return self._answer(prompt, scene, None, request)
+        return self._prepared(request, lambda: (self._build_prompt(question, scene.grids, system, turns), scene, None))
+
+    def _prepared(
+        self,
+        request: Request,
+        prepare: Callable[[], tuple[Prompt, SceneState, Sequence[Image.Image] | None]],
+    ) -> Answer:
+        """Reads images and builds the prompt within the deadline, then answers.
+
+        Args:
+            request: the options.
+            prepare: gives the prompt, its images, and their pixels where they are not encoded yet.
+        """
+        pipeline = self._open_pipeline()
+        try:
+            with request.stats.stage("preprocess"):
+                prompt, scene, pictures = request.interrupt.run(prepare)
+                pipeline.check(prompt, request.pruning)
+        except Interrupted:
+            report = report_unpruned((), "the request ended before its images were read")
+            return self._finished(None, report, (), None, request)
+        return self._answer(prompt, scene, pictures, request)
 
     def _answer(
         self, prompt: Prompt, scene: SceneState, pictures: Sequence[Image.Image] | None, request: Request
@@ -297,7 +266,7 @@ class Session:
         sampler = Sampler(request.sampling, prompt.ids, self.bundle.manifest.generation.repetition_penalty)
         report = report_unpruned(prompt.grids, "the request ended before pruning")
         first: int | None = None
-        with self._turn():
+        with self._turn(interrupt):
             try:
                 key = content_key(pictures) if pictures and self._scenes.limit_bytes else None
                 known = self._scenes.get(key) if key else None
@@ -313,26 +282,42 @@ class Session:
                 first = sampler.choose(logits)
             except Interrupted:
                 pass  # the answer says so by its reason
-        stats.ttft_ms = (time.perf_counter() - request.start_s) * 1e3
         stats.prompt_tokens = len(prompt.ids)
+        answer = self._finished(first, report, scene.sizes, scene.stamp, request, sampler)
+        self._unfinished = weakref.ref(answer)
+        return answer
+
+    def _finished(
+        self,
+        first: int | None,
+        report: PruneReport,
+        sizes: tuple[tuple[int, int], ...],
+        stamp: float | None,
+        request: Request,
+        sampler: Sampler | None = None,
+    ) -> Answer:
+        """Returns the answer that a first token begins; None is one that ended before it."""
+        stats = request.stats
+        stats.ttft_ms = (time.perf_counter() - request.start_s) * 1e3
         stats.visual_tokens, stats.kept_tokens = report.total, report.kept
         stop = frozenset(self.bundle.manifest.tokens.eos if request.eos is None else request.eos)
         answer = Answer(
             self._generate(first, sampler, stop, request),
             stop,
             self._tokenizer,
-            dataclasses.replace(report, image_sizes=scene.sizes, seen=tuple(map(self._family.seen, scene.sizes))),
+            dataclasses.replace(report, image_sizes=sizes, seen=tuple(map(self._family.seen, sizes))),
             stats,
-            interrupt,
+            request.interrupt,
             request.sampling.stop,
-            scene.stamp,
+            stamp,
         )
-        self._unfinished = weakref.ref(answer)
         return answer
 
-    def _generate(self, token: int | None, sampler: Sampler, stop: frozenset[int], request: Request) -> Iterator[int]:
+    def _generate(
+        self, token: int | None, sampler: Sampler | None, stop: frozenset[int], request: Request
+    ) -> Iterator[int]:
         """Yields tokens, the one that stops the answer included."""
-        if token is None:
+        if token is None or sampler is None:
             return
         for count in range(1, request.max_new_tokens + 1):
             request.stats.new_tokens = count
@@ -340,7 +325,7 @@ class Session:
             pipeline = self._open_pipeline()
             if token in stop or count == request.max_new_tokens or pipeline.room == 0:
                 return
-            with self._turn():
+            with self._turn(request.interrupt):
                 try:
                     token = sampler.choose(pipeline.decode(token, request.stats, request.interrupt))
                 except Interrupted:
@@ -360,7 +345,7 @@ class Session:
 
         def patches(picture: Image.Image) -> Patches:
             with stats.stage("preprocess"):
-                return self._family.patches(picture)
+                return interrupt.run(lambda: self._family.patches(picture))
 
         # One after the other: patches take more memory than what is made of them.
         scene.visual = [pipeline.encode(patches(picture), stats, interrupt) for picture in pictures]
@@ -384,8 +369,9 @@ class Session:
         manifest = self.bundle.manifest
         if self._tokenizer is None or manifest.prompt is None:
             raise PromptError("this bundle has no tokenizer; use ask_ids with token ids")
+        context = manifest.profiles["context"].max
         return build_prompt(
-            self._tokenizer, manifest.prompt, manifest.tokens, self._family, question, grids, system, turns
+            self._tokenizer, manifest.prompt, manifest.tokens, self._family, question, grids, system, turns, context
         )
 
     def _finish_earlier_answer(self, interrupt: Interrupt) -> None:
@@ -400,16 +386,28 @@ class Session:
             self._running = interrupt
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Holds the session for one computation, or says that it is busy."""
+    def _turn(self, interrupt: Interrupt) -> Iterator[None]:
+        """Holds the session for one computation, then the one that ``cancel`` ends, or says that it is busy."""
         if not self._lock.acquire(blocking=False):
             raise SessionError("this session is busy with another request; use one session per thread")
         try:
+            self._running = interrupt
             yield
         finally:
             self._lock.release()
 
+    def _leave_to_parent(self) -> object:
+        """See ``glimpse_runtime.session.fork``."""
+        left, self._pipeline, self._forked = (self._pipeline, self._scenes), None, True
+        self._lock, self._scenes = threading.Lock(), SceneCache(0)
+        return left
+
     def _open_pipeline(self) -> Pipeline:
+        if self._forked:
+            raise SessionError(
+                "this session was loaded before the process was forked; load the bundle in the child, or start "
+                "processes with the method spawn (multiprocessing.set_start_method)"
+            )
         if self._pipeline is None:
             raise SessionError("this session is closed; load the bundle again")
         return self._pipeline

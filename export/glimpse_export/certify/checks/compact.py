@@ -8,6 +8,7 @@ import numpy as np
 from glimpse_export.certify.measures.record import Recorder
 from glimpse_export.certify.written.cuts import bind
 from glimpse_runtime.arrays import Array
+from glimpse_runtime.backends.ort import import_onnxruntime
 from glimpse_runtime.bundle.manifest import StageSpec, TensorSpec
 
 STAGE = "compact"
@@ -19,8 +20,7 @@ def check_compact(folder: Path, stages: Mapping[str, StageSpec], recorder: Recor
     """Runs the stage on random rows and counts the values that are not those of the kept rows."""
     if STAGE not in stages:
         return
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime("export")
     spec, rng = stages[STAGE], np.random.default_rng(0)
     past = [tensor for tensor in spec.inputs if tensor.name.startswith("past.")]
     rows = min(_ROWS, *(tensor.shape[2] for tensor in past if isinstance(tensor.shape[2], int)))

@@ -11,6 +11,7 @@ import onnx
 from glimpse_export.certify.measures.record import Stop
 from glimpse_export.certify.written.halves import without_bfloat16
 from glimpse_runtime.arrays import Array
+from glimpse_runtime.backends.ort import import_onnxruntime
 
 # What onnxruntime computes the products of integer weights in: float32, or eight-bit activations as at run time.
 EXACT, FAST = 0, 4
@@ -158,8 +159,7 @@ class Piece:
         rows: Mapping[str, tuple[int, int]] = MappingProxyType({}),
     ) -> None:
         """Loads the part of a graph between some values; arguments as in ``GraphFile.cut``."""
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime("export")
         model, self.inputs = graph.cut(starts, ends, level, rows)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

@@ -20,6 +20,7 @@ from glimpse_runtime.inputs.grid import Grid, Patches, Window
 
 AXES = 3
 PROFILES = ("windows", "window_slots", "token_slots")
+_LARGEST_THETA = 1e12
 
 
 class Qwen25VL:
@@ -102,11 +103,14 @@ def _wrong(manifest: Manifest, record: Record) -> str | None:
         return "family.images"
     if record.window_size < vision.patch_size * vision.merge_size or record.head_dim < 4 or record.head_dim % 4:
         return "family"
-    if record.rope_theta <= 0:
+    if not 1 <= record.rope_theta <= _LARGEST_THETA:
         return "family.rope_theta"
     return None if _sensible(rules) else "family.images"
 
 
 def _sensible(rules: ImageRules) -> bool:
     pixels = rules.temporal_patch_size >= 1 and 1 <= rules.min_pixels <= rules.max_pixels and rules.rescale_factor > 0
-    return pixels and len(rules.mean) == len(rules.std) == 3 and all(value > 0 for value in rules.std)
+    channels = len(rules.mean) == len(rules.std) == 3
+    # Of pixels scaled to about 0..1.
+    values = all(abs(mean) <= 1e3 for mean in rules.mean) and all(1e-6 <= std <= 1e3 for std in rules.std)
+    return pixels and channels and values and rules.rescale_factor <= 1

@@ -57,4 +57,7 @@ def _reason(hub_id: HubId, error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"no space is left for {constants.HF_HUB_CACHE}; free some and run it again, it goes on from there"
     lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}; run it again, it goes on from what has arrived"
+    # The library changed its HTTP client twice; of whatever is no fault of the connection another try changes nothing.
+    is_connection = isinstance(error, (OSError, EOFError)) or "http" in type(error).__module__
+    advice = "run it again, it goes on from what has arrived" if is_connection else "install huggingface_hub again"
+    return f"{type(error).__name__}: {lines[0][:200]}; {advice}"

@@ -9,6 +9,7 @@ from glimpse_runtime.bundle.hub.resume import RESUMED_FROM_BYTES, fetch_large
 from glimpse_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from glimpse_runtime.errors import BundleFormatError, BundleNotFoundError, HubError
 from glimpse_runtime.files.places import is_plain_name
+from glimpse_runtime.files.reading import read_small_text
 
 
 def fetch_bundle(hub_id: HubId) -> Path:
@@ -31,7 +32,7 @@ def _fetch(hub_id: HubId) -> Path:
     folder = path.parent
     pinned = HubId(hub_id.repository, folder.name)
     try:
-        manifest = Manifest.from_json(path.read_text(encoding="utf-8"), str(path))
+        manifest = Manifest.from_json(read_small_text(path), str(path))
     except UnicodeDecodeError:
         raise BundleFormatError(f"{path} is not UTF-8 text; export the model again") from None
     for name in manifest.files:

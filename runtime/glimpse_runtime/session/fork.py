@@ -1,0 +1,35 @@
+"""What becomes of loaded sessions in a child that is forked off: they stay the parent's.
+
+The threads of an inference engine do not exist in the child, so running it, or destroying it when the child ends, waits
+for them for ever.
+"""
+
+import ctypes
+import os
+import weakref
+from typing import Protocol
+
+
+class Forkable(Protocol):
+    """What holds an engine."""
+
+    def _leave_to_parent(self) -> object:
+        """Forgets the engine, refuses to be used from now on, and returns what must never be destroyed."""
+        ...
+
+
+_HOLDERS: "weakref.WeakSet[Forkable]" = weakref.WeakSet()
+
+
+def watch(holder: Forkable) -> None:
+    """Has a holder leave its engine to the parent wherever this process is forked."""
+    _HOLDERS.add(holder)
+
+
+def _in_child() -> None:
+    for holder in list(_HOLDERS):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(holder._leave_to_parent()))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

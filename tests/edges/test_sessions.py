@@ -1,0 +1,101 @@
+"""Sessions under threads, signals and interrupts."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from glimpse_runtime import load
+from glimpse_runtime.session.session import Session
+
+QUESTION = "Is there a star?"
+FRAME = np.random.default_rng(0).integers(0, 256, (224, 224, 3)).astype(np.uint8)
+
+
+@pytest.fixture
+def vlm() -> Iterator[Session]:
+    with load(warmup="off") as session:
+        yield session
+
+
+def test_cancel_ends_what_is_computed_though_another_request_began_meanwhile(
+    vlm: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first answer's last decode step is under way when the second request is prepared."""
+    first = vlm.ask(FRAME, QUESTION, max_new_tokens=2)
+    pipeline = vlm._open_pipeline()
+    original, in_step, go_on = pipeline.decode, threading.Event(), threading.Event()
+
+    def slow(*arguments: object) -> object:
+        in_step.set()
+        assert go_on.wait(10)
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipeline, "decode", slow)
+    reader = threading.Thread(target=lambda: first.text)
+    reader.start()
+    assert in_step.wait(10)
+    monkeypatch.setattr(pipeline, "decode", original)
+    read = vlm._read
+
+    def read_then_wait(*arguments: object) -> object:
+        found = read(*arguments)  # type: ignore[arg-type]
+        go_on.set()
+        reader.join(10)
+        return found
+
+    monkeypatch.setattr(vlm, "_read", read_then_wait)
+    encode = pipeline.encode
+
+    def encode_and_cancel(*arguments: object) -> object:
+        vlm.cancel()
+        return encode(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipeline, "encode", encode_and_cancel)
+    answer = vlm.ask(255 - FRAME, QUESTION)  # another image: one that is not known yet
+    assert (answer.text, answer.finish_reason) == ("", "cancelled")
+
+
+def test_an_interrupted_answer_is_no_whole_one(vlm: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = vlm.ask(FRAME, "What letters are written?", max_new_tokens=5)
+    pipeline = vlm._open_pipeline()
+
+    def interrupted(*arguments: object) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "decode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _ = answer.text
+    assert answer.text is not None
+    assert answer.finish_reason == "cancelled"
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
+def test_the_exception_of_a_signals_handler_is_its_own(vlm: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    class WatchdogError(Exception):
+        """Of a robot's own timer."""
+
+    def handler(*_: object) -> None:
+        raise WatchdogError("too late")
+
+    engine = vlm._open_pipeline()._engines["vision"]
+    run = engine._session.run_with_iobinding  # type: ignore[attr-defined]
+
+    def slow(*arguments: object) -> None:
+        run(*arguments)
+        time.sleep(1)
+
+    monkeypatch.setattr(engine._session, "run_with_iobinding", slow)  # type: ignore[attr-defined]
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(WatchdogError):
+            vlm.ask(FRAME, QUESTION)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    monkeypatch.undo()
+    assert vlm.ask(FRAME, QUESTION).text
