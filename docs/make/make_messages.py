@@ -21,7 +21,7 @@ ADVICE = {
     "BackendError": "Install or mend what the message names, or choose another `--device`; a message of the engine "
     "with a bundle that `glimpse-inspect --verify` calls whole is worth an issue.",
     "BudgetError": "Take one of the changes that the message lists, or a larger `--budget`.",
-    "BuildError": "Build on the machine that runs the engines, with the TensorRT that it runs; `--debug` shows its log.",
+    "BuildError": "Build on the machine that runs the engines, with its TensorRT; `--debug` shows its log.",
     "BundleDamagedError": "Copy the bundle again, or export the model again; `glimpse-inspect --verify` checks a copy.",
     "BundleFormatError": "Export the model again with this version, or install the version that wrote the bundle.",
     "BundleNotFoundError": "Name the folder that holds `manifest.json`, or make one with `glimpse-export`.",

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 # How long work of the host may take whatever the deadline, and how often the one who waits for it looks up.
-_MOMENT_S, _LOOK_S = 0.1, 0.02
+_MOMENT_S, _LOOK_S = 0.25, 0.02
 
 
 class Interrupted(Exception):  # noqa: N818  (a signal between stages, never shown to a caller)
