@@ -4,7 +4,7 @@ import importlib.util
 from types import ModuleType
 
 import pytest
-from conftest import ROOT
+from support.places import ROOT
 
 import glimpse_export.errors
 import glimpse_plugins.errors

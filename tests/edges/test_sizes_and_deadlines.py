@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image
+from support.places import ROOT
 
 from glimpse_runtime import BundleError, ImageError, InputError
 from glimpse_runtime.bundle.bundle import Bundle

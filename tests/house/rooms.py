@@ -11,7 +11,8 @@ from glimpse_models.families import FAMILIES
 REGISTRY, LIGHT, HEAVY = "registry of models", "light half of a family", "heavy half of a family"
 ROOMS: dict[str, tuple[str, ...]] = {
     "ground": tuple(
-        f"glimpse_runtime.{name}" for name in ("errors", "arrays", "devices", "interrupt", "lazy", "stats", "_version")
+        f"glimpse_runtime.{name}"
+        for name in ("errors", "arrays", "checked", "devices", "interrupt", "lazy", "stats", "_version")
     ),
     REGISTRY: (
         *(f"glimpse_models.{name}" for name in ("__init__", "dims", "facts", "families", "registry", "listing")),
