@@ -55,7 +55,7 @@ def measure(steps: int) -> float:
     bundle = dataclasses.replace(opened, manifest=deep(opened.manifest))
     times_ms = []
     with Session(bundle, Pipeline(bundle, FakeBackend())) as vlm:
-        answer = vlm.ask(None, "Hello", max_new_tokens=steps, sampling=Sampling(processors=(letters_only,)))
+        answer = vlm.ask([], "Hello", max_new_tokens=steps, sampling=Sampling(processors=(letters_only,)))
         last = time.perf_counter()
         for _ in answer:
             now = time.perf_counter()

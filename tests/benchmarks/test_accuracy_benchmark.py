@@ -124,7 +124,7 @@ def test_answers_are_those_of_the_public_interface_and_masks_are_what_they_say(a
             answer = session.ask(sample.image, sample.question.text, pruning=way.pruning())
             assert replies[way].text == answer.text.strip()
             assert replies[way].kept == answer.pruning.kept
-        assert replies[BLIND].text == session.ask(None, sample.question.text).text.strip()
+        assert replies[BLIND].text == session.ask([], sample.question.text).text.strip()
         assert replies[DROPPED].kept == 0
         assert replies[RANDOM_AT_SPLIT].kept == replies[GLIMPSE].kept
         relevant = relevant_tokens(sample.question.boxes, sample.image.size, *look.grid)

@@ -19,7 +19,8 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx_ir")
 
 from glimpse_export import OutputError, UnsupportedError  # noqa: E402
-from glimpse_export.source import patterns, template  # noqa: E402
+from glimpse_export.source import template  # noqa: E402
+from glimpse_export.source.lora import patterns  # noqa: E402
 from glimpse_export.write.output import require_replaceable  # noqa: E402
 from glimpse_export.write.work import WorkFolder  # noqa: E402
 

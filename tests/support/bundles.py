@@ -26,6 +26,14 @@ def work_of(out: Path) -> Path:
     return out.parent / f".{out.name}.work"
 
 
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Writes a changed manifest with the hash of its new content, as one who makes bundles does."""
+    from glimpse_runtime.bundle.manifest import hash_of
+
+    manifest.pop("sha256", None)
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "sha256": hash_of(manifest)}))
+
+
 def uncertified(place: Path) -> Path:
     """A copy of the packaged bundle without its certificate."""
     from glimpse_runtime.bundle.packaged import packaged_bundle
@@ -34,5 +42,5 @@ def uncertified(place: Path) -> Path:
     (place / "certificate.json").unlink()
     manifest = json.loads((place / "manifest.json").read_text())
     del manifest["files"]["certificate.json"]
-    (place / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(place, manifest)
     return place

@@ -9,6 +9,7 @@ import numpy as np
 
 from glimpse_runtime.bundle.packaged import packaged_bundle
 from glimpse_runtime.files.hashing import sha256_of
+from support.bundles import write_manifest
 
 Install = Callable[..., None]
 """Makes a module with a pruning method look like an installed package."""
@@ -33,7 +34,7 @@ def unlearned(place: Path) -> Path:
     for file in place.glob("pruner.*.npz"):
         file.unlink()
         del manifest["files"][file.name]
-    (place / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(place, manifest)
     return place
 
 
@@ -47,5 +48,5 @@ def with_weights(place: Path, method: str, content: bytes | dict[str, np.ndarray
         np.savez(file, **content)
     manifest = json.loads((place / "manifest.json").read_text())
     manifest["files"][file.name] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
-    (place / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(place, manifest)
     return place

@@ -12,8 +12,8 @@ from glimpse_export.planning.plan import Plan
 from glimpse_export.planning.profiles import make_profiles
 from glimpse_export.source.adapter import Adapter
 from glimpse_export.source.checkpoint import Checkpoint
-from glimpse_export.source.lora import Lora
-from glimpse_export.source.merged import MergedCheckpoint
+from glimpse_export.source.lora.adapter import Lora
+from glimpse_export.source.lora.merged import MergedCheckpoint
 from glimpse_export.source.resolve import resolve
 from glimpse_export.source.tower import find_tower
 from glimpse_export.source.trained_pruners import find_files

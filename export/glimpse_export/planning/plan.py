@@ -11,7 +11,7 @@ from glimpse_export.planning.options import ExportOptions
 from glimpse_export.planning.profiles import make_profiles
 from glimpse_export.source.adapter import Adapter
 from glimpse_export.source.checkpoint import Checkpoint
-from glimpse_export.source.lora import Lora
+from glimpse_export.source.lora.adapter import Lora
 from glimpse_export.source.resolve import ModelFolders
 from glimpse_export.weights.precision import STORED_DTYPES
 from glimpse_runtime.bundle.manifest import Profile

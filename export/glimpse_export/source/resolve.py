@@ -9,8 +9,8 @@ from pathlib import Path
 
 from glimpse_export.errors import ModelNotFoundError
 from glimpse_export.source.download import fetch_snapshot
-from glimpse_export.source.lora import WEIGHTS as LORA_WEIGHTS
-from glimpse_export.source.lora_config import CONFIG as LORA_CONFIG
+from glimpse_export.source.lora.adapter import WEIGHTS as LORA_WEIGHTS
+from glimpse_export.source.lora.config import CONFIG as LORA_CONFIG
 from glimpse_export.source.trained_pruners import PATTERN as PRUNER_PATTERN
 from glimpse_export.source.weight_folder import PATTERNS
 from glimpse_models import MODELS, ModelFacts, find

@@ -12,7 +12,7 @@ from typing import Any
 from glimpse_runtime._version import __version__
 
 # Rooms of this package whose modules decide what weights and graphs consist of.
-WRITERS = ("model", "source", "weights", "graphs", "graphs/dialects")
+WRITERS = ("model", "source", "weights", "graphs")
 _STAGES = "write/stages.py"
 _CERTIFIER = "certify"
 _PACKAGE = Path(__file__).parents[1]
@@ -30,7 +30,7 @@ def writers_code(family: object) -> str:
     Args:
         family: the family's heavy half, whose folder counts too.
     """
-    rooms = [path for room in WRITERS for path in sorted((_PACKAGE / room).glob("*.py"))]
+    rooms = [path for room in WRITERS for path in sorted((_PACKAGE / room).rglob("*.py"))]
     return code_of((*rooms, _PACKAGE / _STAGES, *_folder_of(family)))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.bundles import write_manifest
 
 pytest.importorskip("onnx")
 
@@ -133,7 +134,7 @@ def test_only_what_changed_is_built_again(engine_bundle: Path, machine: pytest.M
     shutil.copytree(engine_bundle, changed)
     manifest = json.loads((changed / MANIFEST_NAME).read_text())
     manifest["profiles"]["patches"]["max"] += 4
-    (changed / MANIFEST_NAME).write_text(json.dumps(manifest))
+    write_manifest(changed, manifest)
     second, _ = build(changed)
     assert [stage for stage in first if second[stage].path != first[stage].path] == ["vision"]
 

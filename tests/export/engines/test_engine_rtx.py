@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.bundles import write_manifest
 
 pytest.importorskip("onnx_ir")
 pytest.importorskip("torch")
@@ -120,7 +121,7 @@ def test_a_precision_that_is_not_the_manifests_is_found(bundles: dict[str, Path]
     shutil.copytree(bundles["fp16"], other)
     manifest = json.loads((other / MANIFEST_NAME).read_text())
     manifest["precision"] |= {"lower": "bf16", "lower_attention": "bf16"}
-    (other / MANIFEST_NAME).write_text(json.dumps(manifest))
+    write_manifest(other, manifest)
     # The key knows nothing of what the manifest says about precision: the graph's content says it.
     shutil.rmtree(Path(os.environ["GLIMPSE_CACHE"]) / "engines", ignore_errors=True)
     with pytest.raises(BuildError, match="multiplies its weights in fp16, the manifest says bf16"):

@@ -179,7 +179,7 @@ def test_a_backend_takes_the_first_dialect_it_runs(golden: Path, tmp_path: Path)
     answers = []
     for backend in (OrtBackend(), Watched()):
         with Session(bundle, Pipeline(bundle, backend)) as vlm:
-            answer = vlm.ask_ids(None, [1, 2, 3], max_new_tokens=4)
+            answer = vlm.ask_ids([], [1, 2, 3], max_new_tokens=4)
             assert answer.text == ""
             answers.append(answer.token_ids)
     assert answers[0] == answers[1]
@@ -253,7 +253,7 @@ def steps(bundle: Path) -> np.ndarray:
     """Returns the logits of three steps."""
     logits: list[np.ndarray] = []
     with load(bundle, trace=lambda key, value: logits.append(value.copy()) if key == "logits_step" else None) as vlm:
-        assert vlm.ask_ids(None, [1, 2, 3], max_new_tokens=3).text == ""
+        assert vlm.ask_ids([], [1, 2, 3], max_new_tokens=3).text == ""
     return np.concatenate(logits)
 
 

@@ -30,8 +30,8 @@ from glimpse_export.certify import command as command_of
 from glimpse_export.exporter import Outcome, carry_out
 from glimpse_export.forecast.estimate import estimate
 from glimpse_export.forecast.text import describe
-from glimpse_export.source.lora import Lora
-from glimpse_export.source.merged import MergedCheckpoint
+from glimpse_export.source.lora.adapter import Lora
+from glimpse_export.source.lora.merged import MergedCheckpoint
 from glimpse_models import MODELS
 from glimpse_models.listing import listing
 from glimpse_models.qwen2_5_vl.heavy.family import FAMILY

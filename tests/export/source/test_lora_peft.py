@@ -19,8 +19,8 @@ from support.checkpoints import write_model
 
 from glimpse_export import export
 from glimpse_export.source.checkpoint import Checkpoint
-from glimpse_export.source.lora import Lora
-from glimpse_export.source.merged import MergedCheckpoint
+from glimpse_export.source.lora.adapter import Lora
+from glimpse_export.source.lora.merged import MergedCheckpoint
 from glimpse_models.qwen2_5_vl.heavy.family import FAMILY
 from glimpse_runtime.files.hashing import sha256_of
 

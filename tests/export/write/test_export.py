@@ -85,7 +85,7 @@ def test_untied_head_is_used(model: Path, tmp_path: Path, golden_bundle: Path) -
         with load(
             folder, trace=lambda name, value: seen.append(value.copy()) if name == "logits_step" else None
         ) as vlm:
-            vlm.ask_ids(None, [1, 2, 3], max_new_tokens=1)
+            vlm.ask_ids([], [1, 2, 3], max_new_tokens=1)
     assert np.allclose(seen[0], -seen[1], atol=1e-5)
 
 

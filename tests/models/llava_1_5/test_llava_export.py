@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from llava_models import GOLDEN, TOWER, copy_model, golden_options, prompt_ids
+from support.bundles import write_manifest
 
 pytest.importorskip("onnx_ir")
 pytest.importorskip("torch")
@@ -53,7 +54,7 @@ def alone(bundle: Path, dialect: str, place: Path) -> Path:
         target = path.resolve()
         path.unlink()
         path.hardlink_to(target)
-    (place / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(place, manifest)
     return place
 
 

@@ -9,6 +9,7 @@ from random import Random
 
 import numpy as np
 import pytest
+from support.bundles import write_manifest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -67,7 +68,7 @@ def bundle(trained, tmp_path_factory):
     manifest = json.loads((folder / "manifest.json").read_text())
     for path in trained[0].write(folder):
         manifest["files"][path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(folder, manifest)
     return folder
 
 

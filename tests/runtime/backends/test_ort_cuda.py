@@ -93,7 +93,7 @@ def test_answers_are_those_of_the_cpu(
         scene = vlm.encode(images)
         for _, question in QUESTIONS:
             same(scene.ask(question), reference.ask(images, question))
-        same(vlm.ask(None, "Hello"), reference.ask(None, "Hello"))
+        same(vlm.ask([], "Hello"), reference.ask([], "Hello"))
 
 
 def test_many_questions_take_no_more_memory_than_a_few(runtime: Runtime, half: Path) -> None:

@@ -106,7 +106,7 @@ def test_answers_are_those_of_the_cpu(machine: Machine, request_name: str) -> No
     with machine.load() as vlm, machine.cpu() as reference:
         for image, question in examples()[:2]:
             same(vlm.ask(image, question, **options), reference.ask(image, question, **options))
-        same(vlm.ask(None, "Hello", **options), reference.ask(None, "Hello", **options))
+        same(vlm.ask([], "Hello", **options), reference.ask([], "Hello", **options))
 
 
 def asked(vlm: Session, image: Path, question: str, way: dict[str, object]) -> Answer | str:
@@ -178,7 +178,7 @@ def test_a_long_prompt_is_run_in_parts(
 
 def test_a_decode_step_is_a_graph_per_engine_and_waits_once(machine: Machine) -> None:
     with machine.load() as vlm:
-        answer = vlm.ask(None, "Hello", sampling=LONG, max_new_tokens=12)
+        answer = vlm.ask([], "Hello", sampling=LONG, max_new_tokens=12)
         pieces = iter(answer)
         for _ in range(3):
             next(pieces)
@@ -199,7 +199,7 @@ def test_a_decode_step_is_a_graph_per_engine_and_waits_once(machine: Machine) ->
 def test_a_step_that_cannot_be_captured_runs_without(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
     machine.runtime.fails["cudaStreamEndCapture"] = cudaError_t.cudaErrorStreamCaptureUnsupported
     with caplog.at_level(logging.WARNING), machine.load() as vlm, machine.cpu() as reference:
-        answers = [session.ask(None, "Hello", sampling=LONG, max_new_tokens=12) for session in (vlm, reference)]
+        answers = [session.ask([], "Hello", sampling=LONG, max_new_tokens=12) for session in (vlm, reference)]
         same(*answers)
     warnings = [record.message for record in caplog.records if "without a CUDA graph" in record.message]
     assert len(warnings) == (0 if machine.name == "rtx" else 2)
@@ -236,7 +236,7 @@ def test_a_request_ends_when_it_is_cancelled_or_late(machine: Machine) -> None:
     with machine.load(scene_cache_bytes=0) as vlm, machine.cpu() as reference:
         late = vlm.ask(image, question, timeout=0)
         assert (late.text, late.finish_reason) == ("", "deadline")
-        answer = vlm.ask(None, "Hello", sampling=LONG, max_new_tokens=1000)
+        answer = vlm.ask([], "Hello", sampling=LONG, max_new_tokens=1000)
         next(iter(answer))
         canceller = threading.Thread(target=vlm.cancel)
         canceller.start()
@@ -248,7 +248,7 @@ def test_a_request_ends_when_it_is_cancelled_or_late(machine: Machine) -> None:
 
 def test_memory_of_a_session_is_gone_when_it_is_closed_in_the_middle(machine: Machine) -> None:
     vlm = machine.load()
-    answer = vlm.ask(None, "Hello", sampling=LONG, max_new_tokens=1000)
+    answer = vlm.ask([], "Hello", sampling=LONG, max_new_tokens=1000)
     next(iter(answer))
     scene = vlm.encode(EXAMPLES / "shapes.png")
     vlm.close()

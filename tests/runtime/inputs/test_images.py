@@ -59,12 +59,6 @@ def test_grey_alpha_palette_and_cmyk_become_rgb() -> None:
     assert np.asarray(read_image(Image.new("1", (2, 2), 1)))[0, 0].tolist() == [255, 255, 255]
 
 
-def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
-    deep = np.array([[0, 256, 32768, 65535]], np.uint16)
-    found = np.asarray(read_image(encoded(Image.fromarray(deep), "PNG")))
-    assert found[0, :, 0].tolist() == [0, 1, 128, 255]
-
-
 def test_array_encodings() -> None:
     assert np.array_equal(np.asarray(read_image(COLOURS)), COLOURS)
     assert np.array_equal(np.asarray(read_image(COLOURS[..., ::-1].copy(), "bgr8")), COLOURS)
@@ -97,7 +91,7 @@ def test_strided_readonly_and_padded_arrays() -> None:
         (b"", None, "empty"),
         (b"hello, this is text", None, "not a JPEG"),
         (Image.new("F", (2, 2), 0.5), None, "mode F"),
-        (Image.fromarray(np.full((2, 2), -4, np.int32)), None, "outside 0..65535"),
+        (Image.fromarray(np.full((2, 2), -4, np.int32)), None, "mode I"),
         (12, None, "cannot use a int"),
         (Image.new("RGB", (2, 2)), "bgr8", "for numpy arrays"),
     ],

@@ -137,9 +137,9 @@ def test_attention_options_change_what_is_kept(pocket: Session, photo: np.ndarra
 
 
 def test_unpruned_and_text_requests_name_no_method(pocket: Session) -> None:
-    report = pocket.ask(None, "Hello", pruning=Pruning(method="dart", max_keep_ratio=0.5)).pruning
+    report = pocket.ask([], "Hello", pruning=Pruning(method="dart", max_keep_ratio=0.5)).pruning
     assert (report.method, report.reason) == ("none", "the prompt has no image")
-    report = pocket.ask(None, "Hello", pruning=Pruning(pre="dart", pre_keep=0.5)).pruning
+    report = pocket.ask([], "Hello", pruning=Pruning(pre="dart", pre_keep=0.5)).pruning
     assert (report.method, report.pre) == ("none", None)
 
 

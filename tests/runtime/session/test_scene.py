@@ -141,5 +141,5 @@ def test_history_stays_text(pocket: Session) -> None:
 
 def test_scenes_need_images(pocket: Session) -> None:
     with pytest.raises(InputError, match="at least one image"):
-        pocket.encode(None)
+        pocket.encode([])
     assert isinstance(pocket.encode(frames(1)), Scene)

@@ -26,6 +26,7 @@ from glimpse_runtime import (
 from glimpse_runtime.backends import open_backend
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.inputs.family import open_family
+from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.session.session import DEFAULT_MAX_NEW_TOKENS
 from glimpse_runtime.steps.pipeline import Pipeline
 
@@ -77,7 +78,7 @@ def test_report_describes_what_was_kept(pocket: Session, photo: np.ndarray) -> N
 def test_nothing_is_pruned_silently(pocket: Session, photo: np.ndarray) -> None:
     off = pocket.ask(photo, QUESTION, pruning=Pruning(enabled=False)).pruning
     assert (off.method, off.kept, off.reason) == ("none", off.total, "pruning was switched off")
-    text = pocket.ask(None, "Hello").pruning
+    text = pocket.ask([], "Hello").pruning
     assert (text.method, text.total, text.reason) == ("none", 0, "the prompt has no image")
     everything = pocket.ask(photo, QUESTION, pruning=Pruning(threshold=0.0, max_keep_ratio=1.0)).pruning
     assert everything.kept == everything.total
@@ -157,18 +158,18 @@ def test_an_image_over_the_profile_names_the_option(golden_bundle: Path) -> None
 def test_token_ids_are_checked(golden_bundle: Path) -> None:
     with load(golden_bundle) as vlm:
         with pytest.raises(PromptError, match="no tokenizer; use ask_ids"):
-            vlm.ask(None, "Hello")
+            vlm.ask([], "Hello")
         with pytest.raises(PromptError, match=r"must lie in 0\.\.511"):
-            vlm.ask_ids(None, [1, 512])
+            vlm.ask_ids([], [1, 512])
         with pytest.raises(PromptError, match="non-empty"):
-            vlm.ask_ids(None, [])
+            vlm.ask_ids([], [])
         with pytest.raises(PromptError, match="the prompt has 0 image tokens, its images need 4"):
             vlm.ask_ids(np.zeros((56, 56, 3), np.uint8), [1, 2])
         image = vlm.bundle.manifest.tokens.image
         ending = vlm.ask_ids(np.zeros((56, 56, 3), np.uint8), [1, 2, image, image, image, image], max_new_tokens=2)
         assert ending.text == ""
         assert len(ending.token_ids) == 2
-        answer = vlm.ask_ids(None, [1, 2, 3], max_new_tokens=4, eos=[])
+        answer = vlm.ask_ids([], [1, 2, 3], max_new_tokens=4, eos=[])
         assert answer.text == ""
         assert len(answer.token_ids) == 4
 
@@ -178,11 +179,11 @@ def test_an_answer_stops_when_the_cache_is_full(golden_bundle: Path, tmp_path: P
 
     options = ExportOptions(str(golden / "base"), str(golden / "adapter"), tokenizer=False, max_context=16)
     with load(export(options, tmp_path / "short")) as vlm:
-        answer = vlm.ask_ids(None, [1, 2, 3, 4], max_new_tokens=50, eos=[])
+        answer = vlm.ask_ids([], [1, 2, 3, 4], max_new_tokens=50, eos=[])
         assert answer.text == ""
         assert (answer.finish_reason, len(answer.token_ids)) == ("length", 13)
         with pytest.raises(PromptError, match="--max-context"):
-            vlm.ask_ids(None, list(range(16)))
+            vlm.ask_ids([], list(range(16)))
 
 
 def test_an_answer_nobody_has_read_yet_survives_the_next_question(pocket: Session, photo: np.ndarray) -> None:
@@ -264,7 +265,7 @@ def test_a_closed_session_says_so(photo: np.ndarray) -> None:
 
 def test_a_busy_session_says_so_and_two_sessions_run_side_by_side(photo: np.ndarray) -> None:
     with load() as vlm:
-        with vlm._turn(), pytest.raises(SessionError, match="busy"):
+        with vlm._turn(Interrupt()), pytest.raises(SessionError, match="busy"):
             vlm.ask(photo, QUESTION)
         expected = vlm.ask(photo, QUESTION).text
     found: list[str] = []

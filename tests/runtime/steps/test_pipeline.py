@@ -55,7 +55,7 @@ def test_the_largest_warm_up_takes_the_memory_of_the_largest_request() -> None:
         "import numpy as np\n"
         "from glimpse_runtime import load\n"
         "with load(warmup='largest', scene_cache_bytes=0) as vlm:\n"
-        "    before = vlm.ask(None, 'a').stats.peak_bytes\n"
+        "    before = vlm.ask([], 'a').stats.peak_bytes\n"
         "    image = np.zeros((672, 672, 3), np.uint8)\n"
         "    print(vlm.ask(image, 'a ' * 1500, max_new_tokens=2).stats.peak_bytes / before)\n"
     )
@@ -88,7 +88,7 @@ def test_warm_up_fits_any_context(golden_bundle: Path, context: int, visual: int
         assert max(longest, default=0) <= context
         assert pipeline.room == context
         if context > 2:
-            assert vlm.ask_ids(None, [1], max_new_tokens=1, eos=[]).text == ""
+            assert vlm.ask_ids([], [1], max_new_tokens=1, eos=[]).text == ""
 
 
 def test_an_unknown_warm_up_is_refused() -> None:

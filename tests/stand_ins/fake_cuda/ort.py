@@ -52,6 +52,12 @@ class FakeSession:
     def get_providers(self) -> list[str]:
         return [PROVIDER, "CPUExecutionProvider"]
 
+    def get_inputs(self) -> Any:
+        return self._real.get_inputs()
+
+    def get_outputs(self) -> Any:
+        return self._real.get_outputs()
+
     def io_binding(self) -> "FakeBinding":
         return FakeBinding(self._device, self._real.io_binding())
 

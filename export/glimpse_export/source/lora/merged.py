@@ -7,7 +7,7 @@ import numpy as np
 
 from glimpse_export.errors import CheckpointError
 from glimpse_export.source.checkpoint import Checkpoint, Rename
-from glimpse_export.source.lora import Lora
+from glimpse_export.source.lora.adapter import Lora
 from glimpse_runtime.arrays import FloatArray
 
 

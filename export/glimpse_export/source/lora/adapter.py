@@ -14,7 +14,7 @@ import numpy as np
 
 from glimpse_export.errors import CheckpointError, UnsupportedError
 from glimpse_export.model.refusals import HOW_TO_MERGE
-from glimpse_export.source.lora_config import CONFIG, read_lora_config
+from glimpse_export.source.lora.config import CONFIG, read_lora_config
 from glimpse_export.source.tensor_file import TensorFile
 from glimpse_runtime.arrays import FloatArray
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from glimpse_export.errors import CheckpointError, UnsupportedError
 from glimpse_export.model.fields import Fields, given, read_json
 from glimpse_export.model.refusals import HOW_TO_MERGE, refuse_lora
-from glimpse_export.source.patterns import matching
+from glimpse_export.source.lora.patterns import matching
 
 CONFIG = "adapter_config.json"
 Number = TypeVar("Number", int, float)
