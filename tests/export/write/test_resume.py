@@ -29,7 +29,6 @@ from glimpse_export.exporter import Outcome, carry_out
 from glimpse_export.graphs.dialects import DIALECTS
 from glimpse_export.weights.file import WeightFile
 from glimpse_export.weights.precision import Precision
-from glimpse_export.write.stamps import WRITERS
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.files.hashing import sha256_of
 
@@ -163,11 +162,6 @@ def test_an_interrupted_export_in_all_dialects_goes_on(model: Path, out: Path, t
         with suppress(KeyboardInterrupt, OutputError), failing_write(left, KeyboardInterrupt()):
             run(model, out, **several)
     assert hashes(run(model, out, **several).folder) == undisturbed
-
-
-def test_every_module_that_writes_graphs_counts_for_the_stamps() -> None:
-    folders = {path.parent for path in (ROOT / "export" / "glimpse_export" / "graphs").rglob("*.py")}
-    assert folders <= {ROOT / "export" / "glimpse_export" / folder for folder in WRITERS}
 
 
 def test_a_finished_stage_that_was_damaged_is_built_again(model: Path, out: Path, golden_bundle: Path) -> None:
