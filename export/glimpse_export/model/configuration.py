@@ -11,6 +11,7 @@ from glimpse_export.model.architecture import ACTIVATIONS, LAYER_NORM_EPS, Glimp
 from glimpse_export.model.fields import Config, Fields, given
 from glimpse_export.model.refusals import refuse_text, refuse_unknown_options
 from glimpse_runtime.bundle.anchors import ANCHORS, is_anchor
+from glimpse_runtime.bundle.manifest import LARGEST_ROPE_THETA
 
 
 def read_text(
@@ -31,6 +32,8 @@ def read_text(
     fields.refuse(fields.get("use_sliding_window", bool, False), "sliding window attention (use_sliding_window)")
     heads, hidden = head_sizes(fields)
     theta, sections = rope
+    if not 1 <= theta <= LARGEST_ROPE_THETA:
+        raise CheckpointError(f"{where}: rope_theta {theta} must lie in 1..{LARGEST_ROPE_THETA:.0e}")
     return Text(
         layers=fields.positive("num_hidden_layers"),
         hidden_size=hidden,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from glimpse_models.families import ARCHITECTURES, light
 from glimpse_runtime.bundle.anchors import is_anchor
-from glimpse_runtime.bundle.manifest import Manifest, Profile
+from glimpse_runtime.bundle.manifest import LARGEST_ROPE_THETA, Manifest, Profile
 from glimpse_runtime.errors import BundleFormatError
 
 STAGES = ("vision", "lower", "score", "upper")
@@ -12,7 +12,6 @@ PROFILES = ("patches", "visual_tokens", "rows", "kept", "context")
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
 LONGEST = 1 << 20
 _MOST_LAYERS = 1 << 12
-_LARGEST_THETA = 1e12
 ATTENTIONS = ("scores", "log_softmax")
 _PAST = "past."
 
@@ -64,7 +63,7 @@ def _text(manifest: Manifest) -> bool:
     text = manifest.text
     sizes = (text.hidden_size, text.heads, text.kv_heads, text.head_dim, text.vocab_size)
     sections = bool(text.rope_sections) and min(text.rope_sections) >= 0
-    rope = sections and sum(text.rope_sections) * 2 == text.head_dim and 1 <= text.rope_theta <= _LARGEST_THETA
+    rope = sections and sum(text.rope_sections) * 2 == text.head_dim and 1 <= text.rope_theta <= LARGEST_ROPE_THETA
     layers = 1 <= text.lower_layers <= text.layers <= _MOST_LAYERS
     return layers and min(sizes) >= 1 and max(sizes) <= LONGEST * 16 and rope
 
@@ -86,7 +85,7 @@ def _scorer(manifest: Manifest) -> bool:
     return (
         scorer.head_dim >= 4
         and scorer.head_dim % 4 == 0
-        and 1 <= scorer.rope_theta <= _LARGEST_THETA
+        and 1 <= scorer.rope_theta <= LARGEST_ROPE_THETA
         and scorer.output_rows >= 1
     )
 

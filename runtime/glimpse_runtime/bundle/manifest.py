@@ -16,6 +16,8 @@ from glimpse_runtime.errors import BundleDamagedError, BundleFormatError
 
 FORMAT_VERSION = 4
 MANIFEST_NAME = "manifest.json"
+# Of a rotary embedding that makes sense.
+LARGEST_ROPE_THETA = 1e12
 _HASH = "sha256"
 _WITHOUT_HASH = (3,)
 

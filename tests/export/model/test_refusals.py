@@ -50,6 +50,8 @@ CONFIG_MISTAKES: list[tuple[str, dict[str, Any], type[ExportError], str]] = [
     ("base", {"partial_rotary_factor": 0.5}, UnsupportedError, "partial_rotary_factor"),
     ("base", {"rope_theta": ...}, CheckpointError, "has no 'rope_theta'"),
     ("base", {"rope_theta": -1}, CheckpointError, "'rope_theta' must be above 0"),
+    ("base", {"rope_theta": 0.5}, CheckpointError, "rope_theta 0.5 must lie in 1..1e+12"),
+    ("base", {"rope_theta": 1e300}, CheckpointError, "must lie in 1"),
     ("base", {"rope_theta": 10**400}, CheckpointError, "'rope_theta' must be a finite number"),
     ("base", {"rms_norm_eps": ...}, CheckpointError, "has no 'rms_norm_eps'"),
     ("base", {"rms_norm_eps": 0}, CheckpointError, "'rms_norm_eps' must be above 0"),

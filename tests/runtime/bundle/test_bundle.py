@@ -128,6 +128,8 @@ PAST = {"name": "past.0.key", "dtype": "float32", "shape": [1, 2, 7, 4]}
         (("family", "speed"), 1, "unknown key family.speed"),
         (("vision", "hidden_size"), 0, "values of vision make no sense"),
         (("family", "images", "patch_size"), 0, "values of family.images make no sense"),
+        (("family", "rope_theta"), 1e300, "values of family.rope_theta make no sense"),
+        (("family", "images", "std"), [1e-30, 1.0, 1.0], "values of family.images make no sense"),
         (("family", "images", "std"), [1.0], "values of family.images make no sense"),
         (("pruning", "threshold"), 5.0, "values of pruning make no sense"),
         (("pruning", "anchors"), ["up"], "values of pruning make no sense"),

@@ -12,7 +12,7 @@ def require_libraries() -> None:
     Raises:
         CertificateError: it is not.
     """
-    for name in ("torch", "transformers", "onnxruntime"):
+    for name in ("torch", "transformers", "onnxruntime", "sentencepiece"):
         # None stands for a module that must not be imported, for which find_spec raises.
         if sys.modules.get(name, name) is None or importlib.util.find_spec(name) is None:
             raise lacking(name)

@@ -14,6 +14,7 @@ from glimpse_runtime.bundle.manifest import Manifest
 from glimpse_runtime.bundle.records import read_record
 from glimpse_runtime.errors import BundleFormatError, ImageError, InputError
 from glimpse_runtime.inputs.grid import Grid, Patches, Window
+from glimpse_runtime.inputs.levels import sensible_levels
 
 AXES = 1
 
@@ -94,6 +95,7 @@ def _wrong(manifest: Manifest, rules: ImageRules) -> str | None:
         return "vision.merge_size"
     sides = len(rules.resize_to) in (1, 2) and min(rules.resize_to, default=0) >= rules.image_size
     fits = 1 <= rules.patch_size == manifest.vision.patch_size and rules.patch_size <= rules.image_size
-    levels = len(rules.mean) == len(rules.std) == 3 and min(rules.std) > 0 and rules.rescale_factor > 0
+    held = rules.image_size**2 <= LARGEST_PIXELS
+    levels = sensible_levels(rules.mean, rules.std, rules.rescale_factor)
     coloured = all(0 <= level <= 1 for level in rules.mean)
-    return None if sides and fits and levels and (coloured or not rules.pad) else "family.images"
+    return None if sides and fits and held and levels and (coloured or not rules.pad) else "family.images"

@@ -13,14 +13,14 @@ from glimpse_models.qwen2_5_vl.light.positions import mrope_positions, vision_ro
 from glimpse_models.qwen2_5_vl.light.record import ImageRules, Record
 from glimpse_models.qwen2_5_vl.light.windows import patch_windows, token_windows
 from glimpse_runtime.arrays import Array, IntArray
-from glimpse_runtime.bundle.manifest import Manifest
+from glimpse_runtime.bundle.manifest import LARGEST_ROPE_THETA, Manifest
 from glimpse_runtime.bundle.records import read_record
 from glimpse_runtime.errors import BundleFormatError, InputError
 from glimpse_runtime.inputs.grid import Grid, Patches, Window
+from glimpse_runtime.inputs.levels import sensible_levels
 
 AXES = 3
 PROFILES = ("windows", "window_slots", "token_slots")
-_LARGEST_THETA = 1e12
 
 
 class Qwen25VL:
@@ -103,14 +103,11 @@ def _wrong(manifest: Manifest, record: Record) -> str | None:
         return "family.images"
     if record.window_size < vision.patch_size * vision.merge_size or record.head_dim < 4 or record.head_dim % 4:
         return "family"
-    if not 1 <= record.rope_theta <= _LARGEST_THETA:
+    if not 1 <= record.rope_theta <= LARGEST_ROPE_THETA:
         return "family.rope_theta"
     return None if _sensible(rules) else "family.images"
 
 
 def _sensible(rules: ImageRules) -> bool:
-    pixels = rules.temporal_patch_size >= 1 and 1 <= rules.min_pixels <= rules.max_pixels and rules.rescale_factor > 0
-    channels = len(rules.mean) == len(rules.std) == 3
-    # Of pixels scaled to about 0..1.
-    values = all(abs(mean) <= 1e3 for mean in rules.mean) and all(1e-6 <= std <= 1e3 for std in rules.std)
-    return pixels and channels and values and rules.rescale_factor <= 1
+    pixels = rules.temporal_patch_size >= 1 and 1 <= rules.min_pixels <= rules.max_pixels
+    return pixels and sensible_levels(rules.mean, rules.std, rules.rescale_factor)
