@@ -263,6 +263,7 @@ def test_too_little_memory_is_an_error_that_leaves_nothing_behind(machine: Machi
         machine.load()
 
 
+@slow
 def test_the_largest_warm_up_takes_all_memory_that_a_request_needs(machine: Machine) -> None:
     with machine.load(warmup="largest", scene_cache_bytes=0) as vlm:
         machine.runtime.device.memory_bytes = machine.runtime.device.peak_bytes

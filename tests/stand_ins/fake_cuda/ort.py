@@ -25,7 +25,8 @@ class FakeOnnxRuntime:
 
     def __init__(self, device: Device) -> None:
         self.is_usable = True
-        self._device = device
+        # What is cached for a module lives as long as the process; a device and its memory must not.
+        self._device = weakref.ref(device)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(onnxruntime, name)
@@ -42,7 +43,9 @@ class FakeOnnxRuntime:
             return real
         name, settings = providers[0]
         assert name == PROVIDER
-        return FakeSession(self._device, real, int(settings["user_compute_stream"]))
+        device = self._device()
+        assert device is not None, "the test that the device was for has ended"
+        return FakeSession(device, real, int(settings["user_compute_stream"]))
 
 
 class FakeSession:
