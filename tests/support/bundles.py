@@ -26,12 +26,27 @@ def work_of(out: Path) -> Path:
     return out.parent / f".{out.name}.work"
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Writes a changed manifest with the hash of its new content, as one who makes bundles does."""
+def begun_work(out: Path) -> Path:
+    """The work folder that an interrupted export to ``out`` leaves, empty but for its mark."""
+    from glimpse_export.write.work import MARK
+
+    work = work_of(out)
+    work.mkdir(mode=0o700)
+    (work / MARK).touch()
+    return work
+
+
+def hashed(manifest: dict[str, Any]) -> str:
+    """A changed manifest with the hash of its new content, as one who makes bundles writes it."""
     from glimpse_runtime.bundle.manifest import hash_of
 
-    manifest.pop("sha256", None)
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "sha256": hash_of(manifest)}))
+    manifest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return json.dumps({**manifest, "sha256": hash_of(manifest)})
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Puts a changed manifest in its place."""
+    (folder / "manifest.json").write_text(hashed(manifest))
 
 
 def uncertified(place: Path) -> Path:

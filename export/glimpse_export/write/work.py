@@ -20,7 +20,7 @@ from pathlib import Path
 from glimpse_export.errors import OutputError
 from glimpse_runtime.files.lock import LOCK_NAME, locked
 
-_MARK = "glimpse-export"
+MARK = "glimpse-export"
 _STAGE = re.compile(r"[a-z_]+-[0-9a-f]{16}")
 
 
@@ -56,7 +56,7 @@ class WorkFolder:
         with locked(work.path) as mine:
             if not mine:
                 raise OutputError(f"another export into {place} is running; wait for it or choose another --out")
-            (work.path / _MARK).touch()
+            (work.path / MARK).touch()
             try:
                 work._undo_half_a_replacement()
                 yield work
@@ -140,7 +140,7 @@ class WorkFolder:
             reason = "it belongs to another user"
         elif os.name != "nt" and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             reason = "others may write to it"
-        elif any(self.path.iterdir()) and not (self.path / _MARK).is_file():
+        elif any(self.path.iterdir()) and not (self.path / MARK).is_file():
             reason = "glimpse-export has not made it"
         if reason is not None:
             raise OutputError(f"cannot work in {self.path}: {reason}; move it away or choose another --out")
@@ -173,7 +173,7 @@ class WorkFolder:
         """Removes the folder itself; what is not an export's stays, and the folder with it."""
         shutil.rmtree(self._bundle, ignore_errors=True)
         with suppress(OSError):
-            for path in (self._forced, self.path / _MARK, self.path / LOCK_NAME):
+            for path in (self._forced, self.path / MARK, self.path / LOCK_NAME):
                 path.unlink(missing_ok=True)
             self.path.rmdir()
 

@@ -44,6 +44,7 @@ def test_every_precision_passes(precision: str, golden: Path, tmp_path: Path) ->
     assert data["passed"] is True
     assert set(data) == {
         "certificate_version",
+        "manifest_sha256",
         "level",
         "passed",
         "command",

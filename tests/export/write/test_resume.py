@@ -20,7 +20,7 @@ from support.slow import few, slow
 pytest.importorskip("onnx_ir")
 pytest.importorskip("torch")
 
-from support.bundles import STAGES, options, work_of
+from support.bundles import STAGES, begun_work, options, work_of
 from support.commands import assert_one_clear_line
 from support.places import ROOT
 
@@ -247,13 +247,13 @@ def test_force_begins_from_nothing_and_goes_on_after_an_interruption(model: Path
 def test_an_interrupted_replacement_is_undone(model: Path, out: Path, golden_bundle: Path) -> None:
     """Between the two renames only the old bundle is whole, and it is set aside."""
     run(model, out)
-    work = work_of(out)
-    (work / "bundle").mkdir(parents=True)
+    work = begun_work(out)
+    (work / "bundle").mkdir()
     out.rename(work / "old")
     assert run(model, out).unchanged
     assert hashes(out) == hashes(golden_bundle)
     assert not work.exists()
-    (work / "bundle").mkdir(parents=True)
+    (begun_work(out) / "bundle").mkdir()
     shutil.copytree(out, work / "old")
     with pytest.raises(OutputError, match=r"lies in .*old: move it away"):
         run(model, out, force=True)
@@ -261,7 +261,7 @@ def test_an_interrupted_replacement_is_undone(model: Path, out: Path, golden_bun
 
 
 def test_what_is_not_an_exports_stays_in_the_work_folder(model: Path, out: Path) -> None:
-    work_of(out).mkdir()
+    begun_work(out)
     (work_of(out) / "thesis.txt").write_text("important")
     run(model, out)
     assert [path.name for path in work_of(out).iterdir()] == ["thesis.txt"]

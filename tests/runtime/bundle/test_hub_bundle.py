@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from stand_ins.hub_server import Hub, files_of
-from support.bundles import uncertified
+from support.bundles import hashed, uncertified
 from support.commands import Command, assert_one_clear_line
 from support.places import ROOT
 from support.slow import slow
@@ -35,7 +35,7 @@ def with_large_file(files: dict[str, bytes]) -> dict[str, bytes]:
     content = np.random.default_rng(0).bytes(30 << 20)
     manifest = json.loads(files["manifest.json"])
     manifest["files"][LARGE] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    return {**files, "manifest.json": json.dumps(manifest).encode(), LARGE: content}
+    return {**files, "manifest.json": hashed(manifest).encode(), LARGE: content}
 
 
 @pytest.fixture
@@ -74,8 +74,9 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(
     hub: Hub, command: Command, pocket_files: dict[str, bytes], tmp_path: Path
 ) -> None:
     environment = hub.environment(tmp_path / "home")
-    renamed = pocket_files["manifest.json"].replace(b'"name": "pocket"', b'"name": "older"')
-    old = hub.add("some/pocket", {**pocket_files, "manifest.json": renamed}, branch="v1")
+    manifest = json.loads(pocket_files["manifest.json"])
+    manifest["model"]["name"] = "older"
+    old = hub.add("some/pocket", {**pocket_files, "manifest.json": hashed(manifest).encode()}, branch="v1")
     hub.add("some/pocket", pocket_files)
     for revision, name in (("", "pocket"), ("@v1", "older"), (f"@{old}", "older"), ("@main", "pocket")):
         done = command(INSPECT, f"some/pocket{revision}", "--json", **environment)

@@ -5,14 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
-from support.bundles import options, uncertified
+from support.bundles import options, uncertified, write_manifest
 from support.certificates import certificate, check
 from support.checkpoints import write_model
 from support.commands import Command, assert_one_clear_line
 from support.places import ROOT
 
 from glimpse_runtime import Session
-from glimpse_runtime.bundle.manifest import Manifest
 from glimpse_runtime.bundle.packaged import packaged_bundle
 from glimpse_runtime.cli.inspection_text import as_text
 from glimpse_runtime.inspection import inspect
@@ -127,23 +126,22 @@ def test_memory_is_what_a_session_takes(pocket: Session) -> None:
 
 
 def test_every_precision_and_limit_is_shown(copy: Path) -> None:
-    path = copy / "manifest.json"
-    data = json.loads(path.read_text())
+    data = json.loads((copy / "manifest.json").read_text())
     data["precision"] = {"vision": "int8", "score": "fp32", "lower": "int4", "upper": "int4", "kv_cache": "fp16"}
-    path.write_text(Manifest.from_json(json.dumps(data), "here").to_json())
+    write_manifest(copy, data)
     found = inspect(copy)
     assert {name: stage.precision for name, stage in found.graphs["ort"].items()} == {
         name: kind for name, kind in data["precision"].items() if name != "kv_cache"
     }
     assert "kv_cache       fp16" in as_text(found)
     data["precision"]["lower_attention"] = "int8"
-    path.write_text(json.dumps(data))
+    write_manifest(copy, data)
     found = inspect(copy)
     assert found.graphs["ort"]["lower"].precision == "int4, attention int8"
     assert "lower.onnx, int4, attention int8" in as_text(found)
     assert "lower_attention" not in as_text(found)
     data["prompt"] = None
-    path.write_text(json.dumps(data))
+    write_manifest(copy, data)
     assert "token ids only" in as_text(inspect(copy))
 
 
