@@ -136,6 +136,7 @@ class Lora:
             fitting |= {} if product is None else product.shapes_for(shapes[name])
             for key, shape in fitting.items():
                 if self._file.shapes[key] != shape:
+                    self._refuse_grown(key, name, shape, base)
                     raise self._error(
                         key, f"has shape {self._file.shapes[key]}, {name} {shapes[name]} asks for {shape}; {other}"
                     )
@@ -199,6 +200,21 @@ class Lora:
         """Yields every tensor of the base that is changed, and the keys of what changes it."""
         yield from ((name, (product.a, product.b)) for name, product in self.products.items())
         yield from ((name, (key,)) for name, key in self._whole.items())
+
+    def _refuse_grown(self, key: str, name: str, shape: tuple[int, ...], base: Path) -> None:
+        """Refuses weights of an embedding or LM head that differ from the base's in the number of words alone."""
+        found = self._file.shapes[key]
+        if name not in (_EMBEDDING, _HEAD) or len(found) != 2:
+            return
+        axes = [axis for axis in range(2) if found[axis] != shape[axis]]
+        words = (1 if key.endswith(("embedding_A", "embedding_A.weight")) else 0) if name == _EMBEDDING else 0
+        if axes == [words]:
+            raise self._error(
+                key,
+                f"has {found[words]} words, {base} has {shape[words]}: the vocabulary was changed for the training. "
+                f"Give the base with the same change (resize_token_embeddings, and the LoRA's tokenizer), or "
+                f"{HOW_TO_MERGE}",
+            )
 
     def _error(self, key: str, what: str) -> CheckpointError:
         return CheckpointError(f"{self._file.path}: tensor {key} {what}")

@@ -10,6 +10,7 @@ from glimpse_export.graphs.dialects import Dialect
 from glimpse_export.model.architecture import Architecture
 from glimpse_export.model.family import ModelConfigs
 from glimpse_export.model.fields import Config
+from glimpse_export.model.size_fields import SizeFields
 from glimpse_export.source.checkpoint import Checkpoint
 from glimpse_export.source.tokenizer import TOKENIZER, template_prompt
 from glimpse_models.qwen2_5_vl import ARCHITECTURE
@@ -61,6 +62,10 @@ class Qwen25VL:
     def spare_tensors(self, architecture: Architecture) -> tuple[str, ...]:
         """Returns nothing: all that a checkpoint holds is used."""
         return ()
+
+    def size_fields(self) -> SizeFields:
+        """Returns what the sizes of the vision encoder's tensors are called in the configuration."""
+        return configuration.SIZE_FIELDS
 
     def vision_author(
         self,
