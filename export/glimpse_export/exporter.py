@@ -143,9 +143,6 @@ def write_bundle(checked: Plan, draft: Manifest, work: WorkFolder, runner: Stage
 
 def _draft(checked: Plan, progress: Progress) -> Manifest:
     """Returns the manifest as far as it is known, with the stamp of every stage."""
-    prompt = None
-    if checked.options.tokenizer:
-        prompt = checked.family.read_prompt(checked.folders.base, checked.architecture)
     sources = read_sources(checked, progress)
     stamps = {stage.name: stamp_of(stage.name, stage.stamp_facts(checked, sources)) for stage in WEIGHT_STAGES}
     if sources.tokenizer is not None:
@@ -157,7 +154,7 @@ def _draft(checked: Plan, progress: Progress) -> Manifest:
     if level != "off":
         facts = {"stages": stamps, "command": command(checked, level), "code": certifier_code(checked.family)}
         stamps["certificate"] = stamp_of("certificate", facts)
-    return draft_manifest(checked, sources, stamps, prompt)
+    return draft_manifest(checked, sources, stamps, checked.prompt)
 
 
 def _build_tokenizer(checked: Plan, folder: Path) -> dict[str, FileSpec]:

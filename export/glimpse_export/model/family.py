@@ -206,8 +206,8 @@ class Family(Protocol):
         """
         ...
 
-    def tokenizer_file(self, base: Path) -> Path:
-        """Returns the file that the bundle's tokenizer is made of."""
+    def tokenizer_files(self, base: Path) -> tuple[Path, ...]:
+        """Returns the files of a folder that the bundle's tokenizer is made of, or compared with."""
         ...
 
     def write_tokenizer(self, base: Path, architecture: Architecture, target: Path) -> None:

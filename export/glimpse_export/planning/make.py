@@ -53,7 +53,10 @@ def make_plan(options: ExportOptions) -> Plan:
     profiles = make_profiles(options, family, architecture, images)
     images = family.fitting(images, profiles["visual_tokens"].max)
     pruners = find_files(folders.adapter, architecture.text.hidden_size)
-    return Plan(options, folders, configs, family, architecture, images, profiles, checkpoint, adapter, lora, pruners)
+    prompt = family.read_prompt(folders.base, architecture) if options.tokenizer else None
+    return Plan(
+        options, folders, configs, family, architecture, images, profiles, checkpoint, adapter, lora, pruners, prompt
+    )
 
 
 def _read_images(family: Family, configs: ModelConfigs, architecture: Architecture) -> Any:

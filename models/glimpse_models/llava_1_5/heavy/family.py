@@ -20,7 +20,6 @@ from glimpse_models.llava_1_5.light.record import ImageRules, Record
 from glimpse_runtime.bundle.manifest import Profile, PromptSpec
 from glimpse_runtime.bundle.records import plain
 
-
 _WIDTH = "the tower's hidden_size"
 _TOWER_AXES = {
     r"vision_model\.embeddings\.position_embedding\.weight": ("the tower's image_size or patch_size", _WIDTH),
@@ -129,11 +128,11 @@ class Llava15:
 
         return read_prompt(base, architecture)
 
-    def tokenizer_file(self, base: Path) -> Path:
-        """Returns the file that the bundle's tokenizer is made of."""
-        from glimpse_models.llava_1_5.heavy.text.tokenizer import tokenizer_file
+    def tokenizer_files(self, base: Path) -> tuple[Path, ...]:
+        """Returns the file that the bundle's tokenizer is made of, and those that are compared with it."""
+        from glimpse_models.llava_1_5.heavy.text.prompt import files
 
-        return tokenizer_file(base)
+        return files(base)
 
     def write_tokenizer(self, base: Path, architecture: Architecture, target: Path) -> None:
         """Writes the bundle's ``tokenizer.json``."""
