@@ -17,6 +17,7 @@ from glimpse_runtime.cli import terminal
 from glimpse_runtime.files.reading import read_small_text
 
 _COUNT = click.IntRange(min=1)
+_PLACES = ("model", "bundle", "adapter", "lora", "vision_tower", "revision")
 _FOR_BUNDLES = ("bundle", "target", "board", "dialects", "plugin", "budget", "force", "dry_run", "as_json", "debug")
 
 
@@ -205,7 +206,12 @@ def build(words: dict[str, Any]) -> None:
 
 
 def _check(context: click.Context, words: dict[str, Any]) -> None:
-    """Refuses options that mean nothing together."""
+    """Refuses options that mean nothing together, or say nothing."""
+    for name in _PLACES:
+        if words[name] is not None and not words[name].strip():
+            raise click.UsageError(
+                f"--{name.replace('_', '-')} is empty (an unset variable of the shell?); name something or leave it out"
+            )
     if words["as_json"] and not words["dry_run"]:
         raise click.UsageError("--json prints a plan; use it with --dry-run")
     if (words["model"] is None) == (words["bundle"] is None):
