@@ -129,7 +129,12 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
     default=None,
     help="Insist on the CUDA plugin for compaction, or do without. By default it is used where it can be compiled.",
 )
-@click.option("--dry-run", is_flag=True, help="Check everything, print sizes, memory and times; write nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check everything, print sizes, memory and times; write nothing. "
+    "Without a connection a model of --list is planned from its known sizes.",
+)
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print the plan as one JSON object.")
 @click.option(
     "--force", is_flag=True, help="Begin from nothing, and replace a bundle or engines that are already there."
@@ -160,15 +165,14 @@ def run(**words: Any) -> None:
 def export_model(words: dict[str, Any]) -> None:
     """Plans, and unless it is a dry run writes the bundle, and builds its engines where they can be built."""
     try:
-        from glimpse_export import plan
-        from glimpse_export.exporter import carry_out
+        from glimpse_export.exporter import carry_out, forecast
         from glimpse_export.forecast.text import describe, to_json
         from glimpse_runtime.bundle.manifest import MANIFEST_NAME, Manifest
     except ImportError as error:
         raise click.ClickException(f'{error.name} is not installed; run: pip install "glimpse-edge[export]"') from None
     options = export_options(words)
     if words["dry_run"]:
-        checked = plan(options)
+        checked = forecast(options)
         click.echo(to_json(checked) if words["as_json"] else describe(checked))
         return
     out = words["out"] or Path(f"{Path(words['model']).name.partition('@')[0]}-bundle")

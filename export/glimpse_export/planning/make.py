@@ -28,7 +28,7 @@ def make_plan(options: ExportOptions) -> Plan:
     Raises:
         ExportError: anything that would make the export fail later.
     """
-    _check_dialects(options)
+    check_dialects(options)
     folders = resolve(options.model, options.adapter, options.revision, options.lora)
     base_config = folders.base / "config.json"
     base = read_json(base_config)
@@ -73,7 +73,12 @@ def _read_images(family: Family, configs: ModelConfigs, architecture: Architectu
     return images
 
 
-def _check_dialects(options: ExportOptions) -> None:
+def check_dialects(options: ExportOptions) -> None:
+    """Checks that the dialects have what was asked for.
+
+    Raises:
+        UnsupportedError: one of them has not.
+    """
     if not options.dialects:
         raise UnsupportedError(f"no dialect was asked for; this version writes: {', '.join(DIALECTS)}")
     for name in options.dialects:

@@ -34,6 +34,7 @@ class Plan:
         lora: the LoRA adapter, None without one.
         pruners: files with trained weights of pruning methods, from the GlimpsePrune adapter's folder.
         prompt: the chat template's pieces, None for a bundle that takes token ids only.
+        is_known: it was made from known sizes, without a file; it can be forecast and not be carried out.
     """
 
     options: ExportOptions
@@ -48,6 +49,7 @@ class Plan:
     lora: Lora | None
     pruners: tuple[Path, ...] = ()
     prompt: PromptSpec | None = None
+    is_known: bool = False
 
     @property
     def embedding_dtype(self) -> str:

@@ -66,6 +66,11 @@ class Checkpoint:
         tower = self.tower or self.folder
         return [*(self.folder / name for name in self.file_names), *(tower / name for name in self.tower_file_names)]
 
+    @property
+    def source_bytes(self) -> int:
+        """Size of all weight files."""
+        return sum(path.stat().st_size for path in self.files)
+
     def _add(self, path: Path, rename: Rename, of_tower: bool) -> None:
         file = open_weights(path, lambda key: rename(key, of_tower) is not None)
         for key, shape in file.shapes.items():

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from glimpse_models.facts import Published
 from glimpse_models.llava_1_5.facts.dims import LlavaDims
 
 TOWER = "openai/clip-vit-large-patch14-336"
@@ -16,6 +17,19 @@ GENERATION: dict[str, Any] = {
 """The base's ``generation_config.json``."""
 STORED = "float16"
 """How weights are stored."""
+
+
+def published(dims: LlavaDims) -> Published:
+    """Returns what the files of a model say."""
+    tower = tower_files(dims)
+    configs = {
+        "base": base_config(dims),
+        "adapter": adapter_config(dims),
+        "generation": dict(GENERATION),
+        "images": tower["preprocessor_config.json"],
+        "tower": tower["config.json"],
+    }
+    return Published(configs, STORED)
 
 
 def base_config(dims: LlavaDims) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from glimpse_models.facts import Published
 from glimpse_models.qwen2_5_vl.facts.dims import QwenDims
 
 SPECIAL_TOKENS = (
@@ -44,6 +45,17 @@ IMAGES: dict[str, Any] = {
 """The image rules, ``preprocessor_config.json``."""
 STORED = "bfloat16"
 """How weights are stored."""
+
+
+def published(dims: QwenDims) -> Published:
+    """Returns what the files of a model say."""
+    configs = {
+        "base": base_config(dims),
+        "adapter": adapter_config(dims),
+        "generation": generation_config(dims),
+        "images": dict(IMAGES),
+    }
+    return Published(configs, STORED)
 
 
 def first_special(rows: int) -> int:
