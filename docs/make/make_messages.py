@@ -29,6 +29,7 @@ ADVICE = {
     "CheckpointError": "Download the checkpoint or adapter again, or name the one that belongs to the base.",
     "ExportError": "See the message; nothing that was there is lost, and what was finished is kept.",
     "HubError": "Check name and connection, then run it again; what has arrived is kept.",
+    "HubUnreachableError": "Check the connection, or run it where the cache has the files.",
     "ImageError": "Look at what the camera or file gave: the accepted forms are in [the Python interface](runtime.md).",
     "InputError": "Change the option or value that the message names.",
     "ModelNotFoundError": "Choose a name of `glimpse-export --list`, a hub id or a folder.",

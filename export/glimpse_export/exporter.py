@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from glimpse_export.certify import certify, command, require_libraries
-from glimpse_export.errors import OutputError
+from glimpse_export.errors import ModelNotFoundError, OutputError
 from glimpse_export.forecast.budget import require_fit
 from glimpse_export.graphs.builder import stage_spec
+from glimpse_export.planning.known import known_plan
 from glimpse_export.planning.make import make_plan
 from glimpse_export.planning.options import ExportOptions
 from glimpse_export.planning.plan import Plan
@@ -29,7 +30,7 @@ from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.certificate import CERTIFICATE_NAME
 from glimpse_runtime.bundle.dialects import stage_and_dialect
 from glimpse_runtime.bundle.manifest import MANIFEST_NAME, FileSpec, Manifest, StageSpec
-from glimpse_runtime.errors import BundleDamagedError, BundleFormatError
+from glimpse_runtime.errors import BundleDamagedError, BundleFormatError, HubUnreachableError
 from glimpse_runtime.files.atomic import write_text
 from glimpse_runtime.files.reading import read_small_text
 
@@ -68,6 +69,29 @@ def plan(options: ExportOptions) -> Plan:
     if options.budget is not None:
         require_fit(checked, options.budget)
     return checked
+
+
+def forecast(options: ExportOptions) -> Plan:
+    """Returns the plan, of a named model whose files cannot be reached from its known sizes (``Plan.is_known``).
+
+    Raises:
+        ExportError: see ``plan``; files that can be reached and are wrong are refused as there.
+    """
+    try:
+        return plan(options)
+    except ModelNotFoundError as error:
+        known = known_plan(options) if _is_unreachable(error) else None
+        if known is None:
+            raise
+    if options.budget is not None:
+        require_fit(known, options.budget)
+    return known
+
+
+def _is_unreachable(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, HubUnreachableError):
+        error = error.__cause__
+    return error is not None
 
 
 def export(options: ExportOptions, out: Path, progress: Progress = lambda message: None) -> Path:
@@ -143,9 +167,6 @@ def write_bundle(checked: Plan, draft: Manifest, work: WorkFolder, runner: Stage
 
 def _draft(checked: Plan, progress: Progress) -> Manifest:
     """Returns the manifest as far as it is known, with the stamp of every stage."""
-    prompt = None
-    if checked.options.tokenizer:
-        prompt = checked.family.read_prompt(checked.folders.base, checked.architecture)
     sources = read_sources(checked, progress)
     stamps = {stage.name: stamp_of(stage.name, stage.stamp_facts(checked, sources)) for stage in WEIGHT_STAGES}
     if sources.tokenizer is not None:
@@ -157,7 +178,7 @@ def _draft(checked: Plan, progress: Progress) -> Manifest:
     if level != "off":
         facts = {"stages": stamps, "command": command(checked, level), "code": certifier_code(checked.family)}
         stamps["certificate"] = stamp_of("certificate", facts)
-    return draft_manifest(checked, sources, stamps, prompt)
+    return draft_manifest(checked, sources, stamps, checked.prompt)
 
 
 def _build_tokenizer(checked: Plan, folder: Path) -> dict[str, FileSpec]:

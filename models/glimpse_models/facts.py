@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from glimpse_models.dims import Dims
 
@@ -24,6 +25,20 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
+class Published:
+    """What the files of a model say that a plan needs.
+
+    Attributes:
+        configs: its configuration files: ``base``, ``adapter``, ``generation``, ``images`` and, of a vision tower that
+            lies apart, ``tower``.
+        stored: the dtype of its weights.
+    """
+
+    configs: Mapping[str, Mapping[str, Any]]
+    stored: str
+
+
+@dataclass(frozen=True)
 class ModelFacts:
     """One named model.
 
@@ -39,6 +54,7 @@ class ModelFacts:
         revision: pinned revision of the base's hub repository, None for its main branch.
         adapter_revision: the same for the adapter.
         lora: the same as ``base`` for a LoRA adapter that is merged into the base, None for none.
+        published: what its files say, None where they are always at hand.
         lora_revision: pinned revision of its hub repository.
     """
 
@@ -54,6 +70,7 @@ class ModelFacts:
     adapter_revision: str | None = None
     lora: str | None = None
     lora_revision: str | None = None
+    published: Published | None = None
 
 
 TARGETS = ("cpu", "ort-cuda", "tensorrt", "orin-8gb")

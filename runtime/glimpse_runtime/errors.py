@@ -10,6 +10,7 @@
     │   ├── PromptError             the prompt cannot be built, or does not fit
     │   └── PruningError            the pruning options make no sense for this request
     ├── HubError                    a model hub cannot give what was asked for
+    │   └── HubUnreachableError     there is no connection to it, and the cache does not have it
     ├── BackendError                the inference engine is missing or failed
     │   └── PluginError             (in ``glimpse_plugins.errors``) the compaction plugin cannot be built or used
     ├── SessionError                the session is closed or busy
@@ -57,6 +58,10 @@ class PruningError(InputError):
 
 class HubError(GlimpseError):
     """A model hub cannot give what was asked for."""
+
+
+class HubUnreachableError(HubError):
+    """A model hub cannot be reached, and the cache does not have what was asked for."""
 
 
 class BackendError(GlimpseError):

@@ -19,7 +19,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx_ir")
 
 from glimpse_export import OutputError, UnsupportedError  # noqa: E402
-from glimpse_export.source import template  # noqa: E402
+from glimpse_export.source import rendering, template  # noqa: E402
 from glimpse_export.source.lora import patterns  # noqa: E402
 from glimpse_export.write.output import require_replaceable  # noqa: E402
 from glimpse_export.write.work import WorkFolder  # noqa: E402
@@ -56,7 +56,7 @@ def test_patterns_match_as_the_library_has_it(pattern: str, ends: bool, count: i
     ],
 )
 def test_a_template_is_bounded(monkeypatch: pytest.MonkeyPatch, source: str, part: str) -> None:
-    monkeypatch.setattr(template, "_SECONDS", 1)
+    monkeypatch.setattr(rendering, "_SECONDS", 1)
     start_s = time.monotonic()
     with pytest.raises(UnsupportedError, match=part):
         template.render_template(source, "chat_template.jinja", [{"role": "user", "content": []}])

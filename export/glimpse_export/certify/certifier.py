@@ -5,7 +5,14 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from glimpse_export.certify.measures.record import NON_FINITE, Recorder, Stop
+from glimpse_export.certify.measures.record import (
+    DIFFERENT_TEXTS,
+    DIFFERENT_TOKENS,
+    DIFFERENT_WORDS,
+    NON_FINITE,
+    Recorder,
+    Stop,
+)
 from glimpse_export.errors import CertificateError
 from glimpse_export.planning.plan import Plan
 from glimpse_export.weights.precision import Precision
@@ -78,6 +85,11 @@ def describe(failure: Check, certificate: Certificate, path: Path) -> str:
         what = "values are not finite: the precision's range is exceeded"
     else:
         what = f"{failure.measure} is {failure.value:g}, allowed is {failure.bound:g}"
+    if failure.measure in (DIFFERENT_TOKENS, DIFFERENT_WORDS, DIFFERENT_TEXTS):
+        return (
+            f"the bundle does not read text as transformers does with the checkpoint's files: {what}{others}; see "
+            f"{path}; copy the base's tokenizer files and chat_template, or save both again with transformers"
+        )
     stage, _ = stage_and_dialect(failure.stage)
     return (
         f"the bundle does not compute what the checkpoint does: {where}: {what}{others}; see {path}, "

@@ -17,6 +17,7 @@ from glimpse_runtime.cli import terminal
 from glimpse_runtime.files.reading import read_small_text
 
 _COUNT = click.IntRange(min=1)
+_PLACES = ("model", "bundle", "adapter", "lora", "vision_tower", "revision")
 _FOR_BUNDLES = ("bundle", "target", "board", "dialects", "plugin", "budget", "force", "dry_run", "as_json", "debug")
 
 
@@ -128,7 +129,12 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
     default=None,
     help="Insist on the CUDA plugin for compaction, or do without. By default it is used where it can be compiled.",
 )
-@click.option("--dry-run", is_flag=True, help="Check everything, print sizes, memory and times; write nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check everything, print sizes, memory and times; write nothing. "
+    "Without a connection a model of --list is planned from its known sizes.",
+)
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print the plan as one JSON object.")
 @click.option(
     "--force", is_flag=True, help="Begin from nothing, and replace a bundle or engines that are already there."
@@ -159,15 +165,14 @@ def run(**words: Any) -> None:
 def export_model(words: dict[str, Any]) -> None:
     """Plans, and unless it is a dry run writes the bundle, and builds its engines where they can be built."""
     try:
-        from glimpse_export import plan
-        from glimpse_export.exporter import carry_out
+        from glimpse_export.exporter import carry_out, forecast
         from glimpse_export.forecast.text import describe, to_json
         from glimpse_runtime.bundle.manifest import MANIFEST_NAME, Manifest
     except ImportError as error:
         raise click.ClickException(f'{error.name} is not installed; run: pip install "glimpse-edge[export]"') from None
     options = export_options(words)
     if words["dry_run"]:
-        checked = plan(options)
+        checked = forecast(options)
         click.echo(to_json(checked) if words["as_json"] else describe(checked))
         return
     out = words["out"] or Path(f"{Path(words['model']).name.partition('@')[0]}-bundle")
@@ -205,7 +210,12 @@ def build(words: dict[str, Any]) -> None:
 
 
 def _check(context: click.Context, words: dict[str, Any]) -> None:
-    """Refuses options that mean nothing together."""
+    """Refuses options that mean nothing together, or say nothing."""
+    for name in _PLACES:
+        if words[name] is not None and not words[name].strip():
+            raise click.UsageError(
+                f"--{name.replace('_', '-')} is empty (an unset variable of the shell?); name something or leave it out"
+            )
     if words["as_json"] and not words["dry_run"]:
         raise click.UsageError("--json prints a plan; use it with --dry-run")
     if (words["model"] is None) == (words["bundle"] is None):

@@ -155,8 +155,8 @@ class Estimate:
 
 def estimate(plan: Plan) -> Estimate:
     """Returns what an export will cost and its bundle will need."""
-    sources = [*plan.checkpoint.files, *([] if plan.lora is None else plan.lora.files)]
-    source_bytes = sum(path.stat().st_size for path in sources)
+    lora_bytes = 0 if plan.lora is None else sum(path.stat().st_size for path in plan.lora.files)
+    source_bytes = plan.checkpoint.source_bytes + lora_bytes
     stages = tuple(_stage(plan, stage) for stage in WEIGHT_STAGES)
     return Estimate(stages, source_bytes / _HASH_BYTES_PER_S, run_memory(plan, loaded_weights(plan)))
 

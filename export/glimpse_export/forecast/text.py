@@ -16,6 +16,8 @@ POSTS = {
     "process": "process",
 }
 
+_KNOWN = "as known for this model: its files cannot be reached, so they were not checked"
+
 
 def describe(plan: Plan) -> str:
     """Returns what an export will write, cost and need, as readable lines."""
@@ -32,6 +34,7 @@ def to_json(plan: Plan) -> str:
         {
             "model": plan.folders.name,
             "licence": plan.folders.licence,
+            "from_known_sizes": plan.is_known,
             "target": plan.options.target,
             "dialects": plan.options.dialects,
             "precision": dataclasses.asdict(plan.options.precision),
@@ -56,6 +59,7 @@ def _model(plan: Plan) -> Iterable[tuple[str, str]]:
     taps, selected = (", ".join(map(str, listed)) for listed in (scorer.taps, glimpse.selected_layers))
     return [
         ("model", f"{plan.folders.name} ({plan.folders.licence})"),
+        *([("sizes", _KNOWN)] if plan.is_known else ()),
         *_lora(plan),
         ("target", plan.options.target),
         ("dialects", ", ".join(plan.options.dialects)),

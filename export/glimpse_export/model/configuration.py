@@ -3,13 +3,13 @@
 Whatever these ask for and this version cannot do is refused by name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from glimpse_export.errors import CheckpointError
 from glimpse_export.model.architecture import ACTIVATIONS, LAYER_NORM_EPS, Glimpse, PruningConfig, Scorer, Text
 from glimpse_export.model.fields import Config, Fields, given
-from glimpse_export.model.refusals import refuse_text, refuse_unknown_options
+from glimpse_export.model.refusals import refuse_quantised, refuse_text, refuse_unknown_options
 from glimpse_runtime.bundle.anchors import ANCHORS, is_anchor
 from glimpse_runtime.bundle.manifest import LARGEST_ROPE_THETA
 
@@ -119,9 +119,17 @@ def read_adapter(
     return _read_glimpse(fields, text, norm_eps), _read_scorer(fields, taps, window), _read_pruning(fields)
 
 
-def check_options(adapter: Config, where: str, defaults: Mapping[str, Any]) -> Fields:
-    """Refuses options of the adapter that this version does not know; returns its fields, defaults filled in."""
-    refuse_unknown_options(adapter, defaults, where)
+def check_options(adapter: Config, where: str, defaults: Mapping[str, Any], harmless: Collection[str]) -> Fields:
+    """Refuses options of the adapter that this version does not know; returns its fields, defaults filled in.
+
+    Args:
+        adapter: its ``config.json``.
+        where: what to call that in errors.
+        defaults: the options that there are.
+        harmless: fields of the family's own that change nothing.
+    """
+    refuse_quantised(adapter, where)
+    refuse_unknown_options(adapter, defaults, where, harmless)
     return Fields({**defaults, **adapter}, where)
 
 
@@ -214,4 +222,15 @@ def _read_pruning(fields: Fields) -> PruningConfig:
         raise CheckpointError(
             f"{fields.where}: reduce_threshold {threshold} and max_remain_ratio {ratio} must lie in 0..1"
         )
+    fixed = fields.get("fixed_remain_ratio", float, None)
+    if fixed is not None:
+        return _fixed_share(fields, fixed, anchors)
     return PruningConfig(threshold, ratio, fields.at_least("min_remain_num", 0, None), anchors)
+
+
+def _fixed_share(fields: Fields, ratio: float, anchors: tuple[str, ...]) -> PruningConfig:
+    """The best share of the tokens, whatever their scores, and at least one; the other settings have no say."""
+    if not 0 <= ratio <= 1:
+        raise CheckpointError(f"{fields.where}: fixed_remain_ratio {ratio} must lie in 0..1")
+    fields.refuse(bool(anchors), "anchor_positions together with fixed_remain_ratio, which the reference ignores,")
+    return PruningConfig(0.0, ratio, 1, ())

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from glimpse_export.errors import UnsupportedError
 from glimpse_export.model.architecture import Architecture
-from glimpse_export.model.fields import Config, read_json
+from glimpse_export.model.fields import Config, Fields, read_json
+from glimpse_export.model.size_fields import SizeFields
 from glimpse_models.families import FAMILIES, heavy
 from glimpse_runtime.bundle.manifest import Profile, PromptSpec
 
@@ -29,7 +30,9 @@ class ModelConfigs:
         base: the base's ``config.json``.
         adapter: the GlimpsePrune adapter's ``config.json``.
         generation: the base's ``generation_config.json``, empty without one.
-        images: the base's ``preprocessor_config.json``, empty without one.
+        images: how images are prepared: the ``image_processor`` of the base's ``processor_config.json`` or its
+            ``preprocessor_config.json``, empty without either.
+        other_images: the latter where both say it, else empty.
         tower: the ``config.json`` of a vision tower that lies in a folder of its own, empty without one.
         names: paths by the names of the fields above.
     """
@@ -38,6 +41,7 @@ class ModelConfigs:
     adapter: Config
     generation: Config = field(default_factory=dict)
     images: Config = field(default_factory=dict)
+    other_images: Config = field(default_factory=dict)
     tower: Config = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
 
@@ -56,6 +60,11 @@ class ModelConfigs:
             "images": images / "preprocessor_config.json",
         }
         optional = {key: read_json(paths[key], missing_ok=True) for key in ("generation", "images")}
+        processor = images / "processor_config.json"
+        nested = Fields(read_json(processor, missing_ok=True), str(processor)).nested("image_processor")
+        if nested:  # it comes first in transformers too
+            optional |= {"images": dict(nested), "other_images": optional["images"]}
+            paths |= {"images": processor, "other_images": paths["images"]}
         if tower is not None:
             paths["tower"] = tower / "config.json"
             optional["tower"] = read_json(paths["tower"])
@@ -120,6 +129,10 @@ class Family(Protocol):
 
     def spare_tensors(self, architecture: Architecture) -> Collection[str]:
         """Returns the names of tensors that checkpoints have and nothing is computed from."""
+        ...
+
+    def size_fields(self) -> SizeFields:
+        """Returns what the sizes of the vision encoder's tensors are called in the configuration."""
         ...
 
     def vision_author(
@@ -193,8 +206,8 @@ class Family(Protocol):
         """
         ...
 
-    def tokenizer_file(self, base: Path) -> Path:
-        """Returns the file that the bundle's tokenizer is made of."""
+    def tokenizer_files(self, base: Path) -> tuple[Path, ...]:
+        """Returns the files of a folder that the bundle's tokenizer is made of, or compared with."""
         ...
 
     def write_tokenizer(self, base: Path, architecture: Architecture, target: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from glimpse_export.errors import UnsupportedError
+from glimpse_export.model.adapter_keys import HARMLESS, SWITCH, SWITCHED
 from glimpse_export.model.fields import Config
 
 # What each setting is when it does nothing; None means not set. How to sample is a caller's choice, so do_sample,
@@ -40,7 +41,6 @@ _TEXT: dict[str, Any] = {
     "mlp_bias": False,
     "num_nextn_predict_layers": 0,
     "partial_rotary_factor": 1,
-    "quantization_config": None,
 }
 _IMAGES: dict[str, Any] = {"do_center_crop": False, "do_pad": False}
 # Of peft's adapter_config.json: what makes the trained weights more than W + scale * B @ A, or W another one.
@@ -58,15 +58,20 @@ _LORA_HARMLESS = {
 }
 HOW_TO_MERGE = "merge the adapter with peft (merge_and_unload, then save_pretrained) and export the result as --model"
 
-_ADAPTER_PREFIXES = (
-    *("anchor", "attn_fuse", "deep_", "fixed_remain", "le_", "max_remain", "min_remain", "ori_attn", "reduce"),
-    *("selected", "use_", "visual_cond"),
-)
-# Fields of every transformers configuration, of training, and of how the reference computes rather than what.
-_ADAPTER_HARMLESS = {
-    *("use_cache", "use_sliding_window", "use_bfloat16", "use_return_dict"),
-    *("le_dropout_prob", "attn_fuse_use_flash_attn"),
+# By the value of quant_method, or by the field that says without one how weights are stored.
+_QUANTISED = {
+    "awq": "AWQ",
+    "gptq": "GPTQ",
+    "bitsandbytes": "bitsandbytes",
+    "load_in_4bit": "bitsandbytes",
+    "load_in_8bit": "bitsandbytes",
+    "fp8": "fp8",
+    "fbgemm_fp8": "fp8 (fbgemm)",
+    "compressed-tensors": "compressed-tensors",
+    "modelopt": "NVIDIA ModelOpt",
 }
+# The fields of a config.json that hold it, and what the field itself says.
+_QUANTISATION = {"quantization_config": None, "compression_config": "compressed-tensors", "quantization": "MLX"}
 
 
 def refuse_generation(config: Config, where: str) -> None:
@@ -105,18 +110,60 @@ def refuse_images(config: Config, where: str) -> None:
     _refuse_active(config, _IMAGES, where)
 
 
-def refuse_unknown_options(adapter: Config, known: Iterable[str], where: str) -> None:
-    """Refuses fields of the adapter that look like options of the method and are none that this version knows.
+def missing_images(where: str) -> str:
+    """Returns what to say where there are no image rules; ``where`` is where they are looked for first."""
+    return (
+        f"{where} is missing, and there is no processor_config.json with an image_processor beside it; the checkpoint "
+        "is incomplete: copy the base's"
+    )
+
+
+def refuse_quantised(base: Config, where: str) -> None:
+    """Refuses weights that are stored rounded.
+
+    Raises:
+        UnsupportedError: naming the method.
+    """
+    parts = [base, *(part for key in ("text_config", "vision_config") if isinstance(part := base.get(key), dict))]
+    for key, method in _QUANTISATION.items():
+        for value in (part.get(key) for part in parts):
+            if value:
+                raise UnsupportedError(
+                    f"{where}: {key} says that the checkpoint is quantised with {method or _method(value)}; take the "
+                    "unquantised checkpoint and export it with --precision int4"
+                )
+
+
+def _method(config: object) -> str:
+    if not isinstance(config, dict):
+        return "an unknown method"
+    name = config.get("quant_method")
+    names = [name] if name else [key for key in _QUANTISED if config.get(key)]
+    return _QUANTISED.get(str(names[0]), str(names[0])[:40]) if names else "an unknown method"
+
+
+def refuse_unknown_options(adapter: Config, known: Iterable[str], where: str, harmless: Iterable[str] = ()) -> None:
+    """Refuses fields of the adapter that this version does not know, and those that it does not follow.
+
+    Args:
+        adapter: its ``config.json``; a field that is null says nothing.
+        known: the options of the method.
+        where: what to call the file in errors.
+        harmless: fields of the family's own that change nothing.
 
     Raises:
         UnsupportedError: naming the first such field.
     """
-    names = set(known)
-    for key in sorted(set(adapter) - names - _ADAPTER_HARMLESS):
-        if key.startswith(_ADAPTER_PREFIXES) and adapter[key] is not None:
-            close = difflib.get_close_matches(key, names, n=1, cutoff=0.8)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise UnsupportedError(f"{where}: option {key!r} is not known to this version{hint}")
+    options = set(known)
+    said = {key for key, value in adapter.items() if value is not None}
+    if adapter.get(SWITCH):
+        raise UnsupportedError(
+            f"{where}: {SWITCH} is not supported (it drops tokens of video frames that are alike); set it to false"
+        )
+    for key in sorted(said - options - HARMLESS - set(harmless) - SWITCHED - {SWITCH}):
+        close = difflib.get_close_matches(key, options, n=1, cutoff=0.8)
+        hint = f"did you mean {close[0]}?" if close else "delete the field if it changes nothing for inference"
+        raise UnsupportedError(f"{where}: option {key!r} is not known to this version; {hint}")
 
 
 def refuse_lora(config: Config, where: str) -> None:

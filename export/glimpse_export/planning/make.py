@@ -1,11 +1,13 @@
 """What an export will write, worked out from configuration files and tensor headers alone."""
 
 import dataclasses
+from typing import Any
 
-from glimpse_export.errors import UnsupportedError
+from glimpse_export.errors import CheckpointError, UnsupportedError
 from glimpse_export.graphs import decoder
 from glimpse_export.graphs.dialects import dialect
-from glimpse_export.model.family import ModelConfigs, find_family
+from glimpse_export.model.architecture import Architecture
+from glimpse_export.model.family import Family, ModelConfigs, find_family
 from glimpse_export.model.fields import read_json
 from glimpse_export.planning.options import ExportOptions
 from glimpse_export.planning.plan import Plan
@@ -26,7 +28,7 @@ def make_plan(options: ExportOptions) -> Plan:
     Raises:
         ExportError: anything that would make the export fail later.
     """
-    _check_dialects(options)
+    check_dialects(options)
     folders = resolve(options.model, options.adapter, options.revision, options.lora)
     base_config = folders.base / "config.json"
     base = read_json(base_config)
@@ -36,7 +38,7 @@ def make_plan(options: ExportOptions) -> Plan:
         folders = dataclasses.replace(folders, tower=tower.folder, tower_source=tower.source)
     configs = ModelConfigs.read(folders.base, folders.adapter, folders.tower)
     architecture = family.read_architecture(configs)
-    images = family.read_images(configs, architecture)
+    images = _read_images(family, configs, architecture)
     if options.vision_attention:
         family.check_vision_attention(architecture, str(base_config))
     lora = None if folders.lora is None else Lora(folders.lora, family.tensor_name)
@@ -45,16 +47,38 @@ def make_plan(options: ExportOptions) -> Plan:
     if lora is not None:
         checkpoint = MergedCheckpoint(folders.base, family.tensor_name, lora, *places)
     expected = decoder.expected_tensors(architecture) | dict(family.vision_tensors(architecture))
-    checkpoint.check(expected, architecture.text.tied, family.spare_tensors(architecture))
+    checkpoint.check(expected, architecture.text.tied, family.spare_tensors(architecture), family.size_fields())
     adapter = Adapter(folders.adapter)
     adapter.check(architecture)
     profiles = make_profiles(options, family, architecture, images)
     images = family.fitting(images, profiles["visual_tokens"].max)
     pruners = find_files(folders.adapter, architecture.text.hidden_size)
-    return Plan(options, folders, configs, family, architecture, images, profiles, checkpoint, adapter, lora, pruners)
+    prompt = family.read_prompt(folders.base, architecture) if options.tokenizer else None
+    return Plan(
+        options, folders, configs, family, architecture, images, profiles, checkpoint, adapter, lora, pruners, prompt
+    )
 
 
-def _check_dialects(options: ExportOptions) -> None:
+def _read_images(family: Family, configs: ModelConfigs, architecture: Architecture) -> Any:
+    """Reads the image rules; where two files say them, versions of transformers differ in which one counts."""
+    images = family.read_images(configs, architecture)
+    if configs.other_images:
+        names = {**configs.names, "images": configs.name("other_images")}
+        other = dataclasses.replace(configs, images=configs.other_images, names=names)
+        if family.read_images(other, architecture) != images:
+            raise CheckpointError(
+                f"{configs.name('images')} and {names['images']} prepare images differently, and which one counts "
+                "depends on the version of transformers; delete the one that is not meant"
+            )
+    return images
+
+
+def check_dialects(options: ExportOptions) -> None:
+    """Checks that the dialects have what was asked for.
+
+    Raises:
+        UnsupportedError: one of them has not.
+    """
     if not options.dialects:
         raise UnsupportedError(f"no dialect was asked for; this version writes: {', '.join(DIALECTS)}")
     for name in options.dialects:

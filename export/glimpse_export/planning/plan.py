@@ -14,7 +14,7 @@ from glimpse_export.source.checkpoint import Checkpoint
 from glimpse_export.source.lora.adapter import Lora
 from glimpse_export.source.resolve import ModelFolders
 from glimpse_export.weights.precision import STORED_DTYPES
-from glimpse_runtime.bundle.manifest import Profile
+from glimpse_runtime.bundle.manifest import Profile, PromptSpec
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Plan:
         adapter: the GlimpsePrune adapter's weights.
         lora: the LoRA adapter, None without one.
         pruners: files with trained weights of pruning methods, from the GlimpsePrune adapter's folder.
+        prompt: the chat template's pieces, None for a bundle that takes token ids only.
+        is_known: it was made from known sizes, without a file; it can be forecast and not be carried out.
     """
 
     options: ExportOptions
@@ -46,6 +48,8 @@ class Plan:
     adapter: Adapter
     lora: Lora | None
     pruners: tuple[Path, ...] = ()
+    prompt: PromptSpec | None = None
+    is_known: bool = False
 
     @property
     def embedding_dtype(self) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from glimpse_export.errors import CheckpointError
+from glimpse_export.model.size_fields import SizeFields
 from glimpse_export.source.matrix import Matrix
 from glimpse_export.source.tensor_file import TensorFile
 from glimpse_export.source.torch_file import TorchFile
@@ -65,6 +66,11 @@ class Checkpoint:
         tower = self.tower or self.folder
         return [*(self.folder / name for name in self.file_names), *(tower / name for name in self.tower_file_names)]
 
+    @property
+    def source_bytes(self) -> int:
+        """Size of all weight files."""
+        return sum(path.stat().st_size for path in self.files)
+
     def _add(self, path: Path, rename: Rename, of_tower: bool) -> None:
         file = open_weights(path, lambda key: rename(key, of_tower) is not None)
         for key, shape in file.shapes.items():
@@ -73,13 +79,20 @@ class Checkpoint:
             self.shapes[name], self.dtypes[name] = shape, file.dtypes[key]
             self._where[name] = (file, key)
 
-    def check(self, expected: Mapping[str, tuple[int, ...]], tied: bool, spare: Collection[str] = ()) -> None:
+    def check(
+        self,
+        expected: Mapping[str, tuple[int, ...]],
+        tied: bool,
+        spare: Collection[str] = (),
+        fields: SizeFields | None = None,
+    ) -> None:
         """Compares names and shapes with what the architecture needs.
 
         Args:
             expected: names and shapes.
             tied: whether the LM head is the embedding table.
             spare: tensors of the architecture that nothing is computed from; they are left out from now on.
+            fields: what the sizes are called in the configuration.
 
         Raises:
             CheckpointError: a tensor is missing, has another shape, or has no place in this architecture.
@@ -88,7 +101,8 @@ class Checkpoint:
             if self.shapes.pop(name, None) is not None:
                 del self.dtypes[name], self._where[name]
         where = str(self.folder) if self.tower is None else f"{self.folder} with the vision tower {self.tower}"
-        check_shapes(expected, self.shapes, where, ".inv_freq", "lm_head.weight" if tied else None)
+        harmless = (".inv_freq", "lm_head.weight" if tied else None)
+        check_shapes(expected, self.shapes, where, *harmless, fields=fields or SizeFields())
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> FloatArray:
         """Returns rows start..stop of a tensor as float32.
@@ -111,26 +125,37 @@ def check_shapes(
     found: Mapping[str, tuple[int, ...]],
     where: str,
     *harmless: str | None,
+    fields: SizeFields | None = None,
 ) -> None:
     """Compares tensor names and shapes; names that contain a ``harmless`` text may be there in addition.
+
+    Args:
+        expected: what a configuration asks for.
+        found: what there is.
+        where: what to call that in errors.
+        harmless: texts.
+        fields: what the sizes are called in the configuration.
 
     Raises:
         CheckpointError: naming the first tensor that is missing, misshapen or unknown.
     """
+    fields = fields or SizeFields()
     missing = sorted(set(expected) - set(found))
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise CheckpointError(f"{where} lacks tensor {missing[0]}{more}; the checkpoint is incomplete")
+        hint = fields.of_count(missing[0])
+        raise CheckpointError(f"{where} lacks tensor {missing[0]}{more}; the checkpoint is incomplete{hint}")
     for name, shape in expected.items():
         if tuple(found[name]) != tuple(shape):
             raise CheckpointError(
                 f"{where}: tensor {name} has shape {tuple(found[name])}, its config.json asks for {tuple(shape)}"
+                f"{fields.of_shape(name, found[name], shape)}"
             )
     for name in sorted(set(found) - set(expected)):
         if not any(part is not None and part in name for part in harmless):
             raise CheckpointError(
                 f"{where}: tensor {name} has no place in this architecture; if it belongs to a LoRA adapter, name the "
-                "adapter's own folder with --lora"
+                f"adapter's own folder with --lora{fields.of_count(name)}"
             )
 
 

@@ -4,43 +4,74 @@ The template is rendered with marks in place of texts, the fixed pieces between 
 are proved: conversations put together from them must equal what the template itself renders.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from glimpse_export.errors import CheckpointError, UnsupportedError
 from glimpse_export.model.fields import read_json
+from glimpse_export.source.rendering import Message, Renderer
 from glimpse_runtime.bundle.manifest import PromptSpec
 from glimpse_runtime.files.reading import read_small_text
-from glimpse_runtime.interrupt import Interrupt, Interrupted
 
 _SYSTEM, _USER, _ANSWER, _AGAIN = "\x01system\x01", "\x01user\x01", "\x01answer\x01", "\x01again\x01"
 _IMAGE = {"type": "image"}
-# A template is a program of somebody else: what it may give, and how long it may take.
-_LONGEST, _SECONDS = 1 << 20, 10
-Message = dict[str, Any]
+_TEMPLATE, _OLD, _PROCESSOR = "chat_template.jinja", "chat_template.json", "processor_config.json"
+_TOKENIZER = "tokenizer_config.json"
+_MORE = "additional_chat_templates"
+_KEY, _DEFAULT = "chat_template", "default"
+_TAKES_NO_IMAGES = "this template takes no images; copy the base's chat_template"
 
 
 def read_template(folder: Path) -> str:
-    """Returns the chat template of a checkpoint folder.
+    """Returns the chat template that transformers' processor of a checkpoint folder takes.
+
+    That is the processor's own, and where it has none, the tokenizer's.
 
     Raises:
-        CheckpointError: it has none, or it cannot be read.
+        CheckpointError: it has none, it cannot be read, or versions of transformers differ in which one they take.
     """
-    path = folder / "chat_template.jinja"
+    found = {name: text for name in (_PROCESSOR, _OLD) if (text := _in_json(folder / name)) is not None}
+    if (folder / _TEMPLATE).is_file():
+        found[_TEMPLATE] = _read_text(folder / _TEMPLATE)
+    named = sorted(path for path in (folder / _MORE).glob("*.jinja") if path.is_file())
+    if named and _OLD in found:
+        raise CheckpointError(
+            f"{folder} has {_OLD} and templates in {_MORE}, which transformers does not load; write the former's text "
+            f"into {_TEMPLATE} and delete it"
+        )
+    found |= {f"{_MORE}/{path.name}": _read_text(path) for path in named if path.stem == _DEFAULT}
+    if len(set(found.values())) > 1:
+        raise CheckpointError(
+            f"{folder} has different chat templates in {' and '.join(found)}, and which one counts depends on the "
+            "version of transformers; delete those that are not meant"
+        )
+    text = next(iter(found.values()), None) or _in_json(folder / _TOKENIZER)
+    if text is not None:
+        return text
+    if named:
+        raise CheckpointError(
+            f"{folder / _MORE} has chat templates and none is called {_DEFAULT!r}; write the one that is meant into "
+            f"{_TEMPLATE}"
+        )
+    raise CheckpointError(
+        f"{folder} has no chat template ({_TEMPLATE} or .json); the checkpoint is incomplete: copy the base's "
+        "chat_template"
+    )
+
+
+def _read_text(path: Path) -> str:
     try:
-        if path.is_file():
-            return read_small_text(path)
+        return read_small_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); download the checkpoint again") from None
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        template = read_json(folder / name, missing_ok=True).get("chat_template")
-        if isinstance(template, list):
-            template = _default_template(template, folder / name)
-        if isinstance(template, str):
-            return template
-    raise CheckpointError(f"{folder} has no chat template (chat_template.jinja or .json); the checkpoint is incomplete")
+
+
+def _in_json(path: Path) -> str | None:
+    template = read_json(path, missing_ok=True).get(_KEY)
+    if isinstance(template, list):
+        return _default_template(template, path)
+    return template if isinstance(template, str) else None
 
 
 def _default_template(named: list[Any], path: Path) -> str:
@@ -51,34 +82,59 @@ def _default_template(named: list[Any], path: Path) -> str:
     raise CheckpointError(f"{path} lists chat templates and none is called 'default'; name one so")
 
 
-def cut_template(source: str, where: str) -> PromptSpec:
+def cut_template(source: str, where: str, variables: Mapping[str, str] | None = None) -> PromptSpec:
     """Returns the pieces of a chat template.
 
     Args:
         source: the Jinja text.
         where: what to call it in errors.
+        variables: what it sees beside the messages: the tokenizer's special tokens by their names.
 
     Raises:
-        UnsupportedError: the template does not compose from such pieces.
+        UnsupportedError: the template does not compose from such pieces, or takes no images.
     """
-    render = _Renderer(source, where)
+    render = Renderer(source, where, variables)
     try:
         pieces = _cut(render)
-    except ValueError:
+    except (ValueError, UnsupportedError) as error:
+        if _is_for_text_alone(render):
+            why = (
+                error if isinstance(error, UnsupportedError) else f"{where}: the chat template writes lists as they are"
+            )
+            raise UnsupportedError(f"{why}; {_TAKES_NO_IMAGES}") from None
+        if isinstance(error, UnsupportedError):
+            raise
         raise UnsupportedError(f"{where}: the chat template is not made of fixed pieces around the messages") from None
+    if not pieces.image:
+        raise UnsupportedError(f"{where}: the chat template leaves images out; {_TAKES_NO_IMAGES}")
     for messages in _probes():
         if compose(pieces, messages) != render(messages):
             raise UnsupportedError(f"{where}: the chat template changes with the content of the messages")
     return pieces
 
 
-def render_template(source: str, where: str, messages: Sequence[Message]) -> str:
+def render_template(
+    source: str, where: str, messages: Sequence[Message], variables: Mapping[str, str] | None = None
+) -> str:
     """Returns what a chat template makes of a conversation, ending where the next answer starts.
 
     Raises:
         UnsupportedError: it cannot be rendered.
     """
-    return _Renderer(source, where)(messages)
+    return Renderer(source, where, variables)(messages)
+
+
+def _is_for_text_alone(render: Renderer) -> bool:
+    """Whether it takes a message's content as a text, and makes nothing of a list with images."""
+    try:
+        if render([{"role": "user", "content": _USER}]).count(_USER) != 1:
+            return False
+    except UnsupportedError:
+        return False
+    try:
+        return "'type': 'text'" in render([_say("user", _USER)])
+    except UnsupportedError:
+        return True
 
 
 def compose(pieces: PromptSpec, messages: Sequence[Message]) -> str:
@@ -98,7 +154,7 @@ def compose(pieces: PromptSpec, messages: Sequence[Message]) -> str:
     return text + pieces.assistant_open
 
 
-def _cut(render: "_Renderer") -> PromptSpec:
+def _cut(render: Renderer) -> PromptSpec:
     one = render([_say("user", _USER)])
     before_user, after_user = _around(one, _USER)
     closed = render([_say("user", _USER)], open_answer=False)
@@ -152,70 +208,3 @@ def _say(role: str, text: str) -> Message:
 def _around(text: str, mark: str) -> tuple[str, str]:
     before, after = text.split(mark)
     return before, after
-
-
-class _Renderer:
-    """Renders the template as transformers does."""
-
-    def __init__(self, source: str, where: str) -> None:
-        try:
-            from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
-        except ImportError:
-            raise UnsupportedError('reading a chat template needs: pip install "glimpse-edge[export]"') from None
-        self._where = where
-
-        class Bounded(ImmutableSandboxedEnvironment):
-            """Also refuses products and powers that are far larger than a prompt."""
-
-            intercepted_binops = frozenset(("*", "**"))
-
-            def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-                if operator == "**" or _too_large(left, right):
-                    raise ValueError(f"{operator} with such values is not allowed")
-                return SandboxedEnvironment.call_binop(self, context, operator, left, right)
-
-        environment = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-        environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
-        environment.globals["raise_exception"] = self._refuse
-        try:
-            self._template = environment.from_string(source)
-        except Exception as error:  # a syntax error, or whatever the parser makes of a strange text
-            raise UnsupportedError(f"{where}: the chat template cannot be parsed: {_reason(error)}") from None
-
-    def __call__(self, messages: Sequence[Message], open_answer: bool = True) -> str:
-        pieces: list[str] = []
-
-        def render() -> str:
-            left = _LONGEST
-            for piece in self._template.generate(messages=list(messages), add_generation_prompt=open_answer):
-                pieces.append(piece)
-                left -= len(piece)
-                if left < 0:
-                    raise ValueError(f"it gives more than {_LONGEST} characters")
-            return "".join(pieces)
-
-        try:
-            return Interrupt(_SECONDS).run(render)
-        except Interrupted:
-            raise UnsupportedError(
-                f"{self._where}: the chat template is not rendered within {_SECONDS} s; take the base's chat template"
-            ) from None
-        except UnsupportedError:
-            raise
-        except Exception as error:  # a template is a program: it may fail in any way
-            raise UnsupportedError(f"{self._where}: the chat template cannot be rendered: {_reason(error)}") from None
-
-    def _refuse(self, message: str) -> None:
-        raise UnsupportedError(f"{self._where}: the chat template refuses a plain conversation: {message}")
-
-
-def _too_large(left: object, right: object) -> bool:
-    """Whether a product makes a text or list longer than a template can need."""
-    sizes = [len(value) for value in (left, right) if isinstance(value, (str, bytes, list, tuple))]
-    counts = [abs(value) for value in (left, right) if isinstance(value, (int, float))]
-    return bool(sizes) and max(sizes) * max(counts, default=1) > _LONGEST
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -47,7 +47,10 @@ class TensorFile:
             raise CheckpointError(f"{path} is damaged or cut short ({error}); download it again") from None
         for key, dtype in found.items():
             if dtype not in _DTYPES:
-                raise CheckpointError(f"{path}: tensor {key} is stored as {dtype}; F32, F16 and BF16 are read")
+                raise CheckpointError(
+                    f"{path}: tensor {key} is stored as {dtype}; F32, F16 and BF16 are read. Of a quantised checkpoint "
+                    "take the unquantised one and export it with --precision int4"
+                )
         self.dtypes = {key: _DTYPES[dtype] for key, dtype in found.items()}
 
     def read(self, key: str, *index: slice) -> FloatArray:

@@ -1,7 +1,7 @@
 """The weight files of a Hugging Face folder: safetensors, or torch's pickles where there are none."""
 
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from glimpse_export.errors import CheckpointError
 from glimpse_export.model.fields import read_json
@@ -54,4 +54,9 @@ def _shard_names(path: Path) -> list[str]:
     for tensor, name in weight_map.items():
         if not isinstance(name, str) or not name:
             raise CheckpointError(f"{path}: weight_map gives {name!r} as the file of {tensor}; download it again")
+        if name != PurePosixPath(name).name or name != PureWindowsPath(name).name or name in (".", ".."):
+            raise CheckpointError(
+                f"{path}: weight_map gives {name[:80]!r} as the file of {tensor}, which lies outside the folder; put "
+                "the file into the folder and name it without a path, or download the checkpoint again"
+            )
     return sorted(set(weight_map.values()))

@@ -17,7 +17,7 @@ class Sources:
     Attributes:
         base: of the base model's weight files, by file name.
         adapter: of the adapter's weights.
-        tokenizer: of the tokenizer, None for a bundle without one.
+        tokenizer: one hash for all files that the tokenizer is made of, None for a bundle without one.
         lora: of the LoRA adapter's files, by file name; None without one.
         pruners: of the trained weights of pruning methods, by file name.
         tower: of the weight files of a vision tower in a folder of its own, by file name; None without one.
@@ -59,7 +59,9 @@ def read_sources(plan: Plan, progress: Callable[[str], None]) -> Sources:
     names = [*checkpoint.file_names, *checkpoint.tower_file_names]
     count = len(checkpoint.file_names)
     base, tower = (dict(zip(names[part], hashes[part], strict=True)) for part in (slice(count), slice(count, None)))
-    tokenizer = one(plan.family.tokenizer_file(plan.folders.base)) if plan.options.tokenizer else None
+    tokenizer = None
+    if plan.options.tokenizer:
+        tokenizer = _one_hash({path.name: one(path) for path in plan.family.tokenizer_files(plan.folders.base)})
     lora = None if plan.lora is None else {path.name: one(path) for path in plan.lora.files}
     pruners = {path.name: one(path) for path in plan.pruners}
     return Sources(base, one(plan.adapter.path), tokenizer, lora, pruners, tower or None)

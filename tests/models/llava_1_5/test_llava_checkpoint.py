@@ -13,11 +13,11 @@ pytest.importorskip("torch")
 
 import torch
 
-from benchmarks.export.checkpoints.llava_1_5.files import TOWER
 from benchmarks.make_checkpoint import cut, write
 from glimpse_export import ExportOptions, export, plan
 from glimpse_models import MODELS
 from glimpse_models.llava_1_5.facts.dims import LlavaDims
+from glimpse_models.llava_1_5.facts.published import TOWER
 from glimpse_runtime import load
 
 SMALL = dataclasses.replace(

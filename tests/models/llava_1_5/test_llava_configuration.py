@@ -157,7 +157,7 @@ def test_a_base_without_a_vision_config_has_llava_s_tower_and_a_tower_without_fi
     bare = read({"base": {**REAL_HF, "vision_config": None}, "adapter": REAL_ADAPTER}).vision
     assert bare == read({"base": REAL_HF, "adapter": REAL_ADAPTER}).vision
     clip = {"model_type": "clip_vision_model"}
-    small = change({"base": {**REAL, "mm_hidden_size": 768}, "adapter": REAL_ADAPTER, "tower": clip}, "adapter.x", 0)
+    small = change({"base": {**REAL, "mm_hidden_size": 768}, "adapter": REAL_ADAPTER, "tower": clip}, "adapter.x", None)
     found = read(change(small, "adapter.selected_visual_layers", [12])).vision
     assert (found.hidden_size, found.patch_size, found.depth, found.tokens) == (768, 32, 12, 49)  # type: ignore[attr-defined]
     assert (found.activation, found.norm_eps) == ("quick_gelu", 1e-5)  # type: ignore[attr-defined]
@@ -225,7 +225,7 @@ REFUSED = [
     ("adapter.attn_fuse_type", "AttnFuserV2", "attn_fuse_type 'AttnFuserV2'"),
     ("adapter.attn_fuse_global", False, "option 'attn_fuse_global' is not known"),
     ("adapter.le_norm_type", "layernorm", "option 'le_norm_type' is not known"),
-    ("adapter.fixed_remain_ratio", 0.2, "fixed_remain_ratio"),
+    ("adapter.fixed_remain_ratio", 1.2, "fixed_remain_ratio"),
     ("adapter.enable_frame_redundancy_merge", True, "enable_frame_redundancy_merge"),
     ("adapter.selected_layers", [2, 3], "must name one layer"),
     ("adapter.selected_layers", [], "must name one layer"),

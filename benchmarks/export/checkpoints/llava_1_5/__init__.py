@@ -6,12 +6,13 @@ from typing import Any
 
 from benchmarks.export.checkpoints.family import CheckpointFamily, Weights, Words
 from benchmarks.export.checkpoints.formats import FLOAT16_PICKLES, FLOAT32_PICKLES
-from benchmarks.export.checkpoints.llava_1_5.files import TOWER, adapter_config, base_files, tower_files
+from benchmarks.export.checkpoints.llava_1_5.files import base_files
 from benchmarks.export.checkpoints.llava_1_5.tokenizer import MARKED, tokenizer_model
 from benchmarks.export.checkpoints.llava_1_5.tower import Tower
 from glimpse_export.graphs import decoder
 from glimpse_export.model.architecture import Architecture
 from glimpse_models.llava_1_5.facts.dims import LlavaDims
+from glimpse_models.llava_1_5.facts.published import TOWER, adapter_config, tower_files
 from glimpse_models.llava_1_5.heavy import vision
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 from benchmarks.export.checkpoints.family import CheckpointFamily, Weights, Words
 from benchmarks.export.checkpoints.formats import BFLOAT16_SAFETENSORS
-from benchmarks.export.checkpoints.qwen2_5_vl.files import MARKED_TOKENS, Vocabulary, adapter_config, base_files
+from benchmarks.export.checkpoints.qwen2_5_vl.files import MARKED_TOKENS, Vocabulary, base_files
 from benchmarks.export.checkpoints.qwen2_5_vl.tower import Tower
 from glimpse_export.graphs import decoder
 from glimpse_export.model.architecture import Architecture
 from glimpse_models.qwen2_5_vl.facts.dims import QwenDims
+from glimpse_models.qwen2_5_vl.facts.published import adapter_config
 from glimpse_models.qwen2_5_vl.heavy import vision
 
 

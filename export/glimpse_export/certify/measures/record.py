@@ -10,6 +10,7 @@ from glimpse_runtime.bundle.certificate import Check
 from glimpse_runtime.bundle.dialects import ORT, graph_name
 
 NON_FINITE = "non_finite"
+DIFFERENT_TOKENS, DIFFERENT_WORDS, DIFFERENT_TEXTS = "different_tokens", "different_added_words", "different_questions"
 _OF_NO_DIALECT = ("preprocess", "checkpoint", "embedding")
 _DIGITS = 4
 

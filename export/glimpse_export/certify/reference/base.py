@@ -152,6 +152,10 @@ class Reference(Protocol):
         """
         ...
 
+    def added_words(self, base: Path) -> Mapping[str, int] | None:
+        """Returns the words that the original's tokenizer takes whole, with their ids; None where it has no say."""
+        ...
+
     def prompt_ids(self, base: Path, question: str, grids: Sequence[tuple[int, int]], image_token: int) -> list[int]:
         """Returns the ids of a question about some images, by the original's template and tokenizer.
 

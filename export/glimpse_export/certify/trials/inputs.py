@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tokenizers import Tokenizer as HFTokenizer
 
-from glimpse_export.certify.measures.record import Recorder, Stop
+from glimpse_export.certify.measures.record import DIFFERENT_TEXTS, DIFFERENT_TOKENS, DIFFERENT_WORDS, Recorder, Stop
 from glimpse_export.certify.reference.base import Reference
 from glimpse_export.graphs.dialects import dialect
 from glimpse_export.model.fields import read_json
@@ -27,6 +28,14 @@ _QUESTIONS = ("What is in this picture?", "Describe the colours, from left to ri
 # Images and question of each prompt.
 _PROMPTS = {"quick": (((0,), 0),), "full": (((0,), 0), ((1,), 1), ((2,), 1), ((0, 1), 2))}
 _WORDS = 12
+# Questions that tokenizers differ in, without special tokens, which a question cannot hold. All is composed (NFC): what
+# becomes of other text has changed from transformers 4 to 5.
+_TEXTS = (
+    "  two  spaces,\ttab\n\n\nlines \n end ",
+    "It's 12345.678 km, I'LL don't; e-mail: a_b@c.org (x1y22z333)?!",
+    "Größe, naïve, İstanbul, Привет мир, 東京の天気は？ مرحبا 👋🏽 — “…” ½ ﬁ",
+    "def f(x):\n    return {'a': [x**2, None]}  # ok\r\n",
+)
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,8 @@ def prepare(
         wrong = int((prompt.positions != base.positions(prompt.ids, grids)).sum())
         recorder.at_most(STAGE, None, "different_positions", wrong, 0)
         trials.append(Trial(images, prompt))
+    if manifest.prompt is not None:
+        _check_tokenizer(checked, folder, manifest, family, base, recorder)
     return Inputs(tuple(patches), _fitting(trials, checked, steps))
 
 
@@ -126,8 +137,27 @@ def _prompt(
     prompt = build_prompt(Tokenizer(folder / TOKENIZER), manifest.prompt, manifest.tokens, family, question, grids)
     expected = base.prompt_ids(checked.folders.base, question, [grid.merged for grid in grids], token)
     wrong = sum(a != b for a, b in zip(expected, prompt.ids.tolist(), strict=False))
-    recorder.at_most(STAGE, None, "different_tokens", wrong + abs(len(expected) - len(prompt.ids)), 0)
+    recorder.at_most(STAGE, None, DIFFERENT_TOKENS, wrong + abs(len(expected) - len(prompt.ids)), 0)
     return prompt
+
+
+def _check_tokenizer(
+    checked: Plan, folder: Path, manifest: Manifest, family: Family, base: Reference, recorder: Recorder
+) -> None:
+    """Compares the tokenizers: the words they take whole, and the ids of questions that hold the plain ones of them."""
+    assert manifest.prompt is not None
+    added = HFTokenizer.from_file(str(folder / TOKENIZER)).get_added_tokens_decoder()
+    ours, theirs = {token.content: index for index, token in added.items()}, base.added_words(checked.folders.base)
+    if theirs is not None:
+        different = set(ours.items()) ^ set(theirs.items())
+        recorder.at_most(STAGE, None, DIFFERENT_WORDS, len({word for word, _ in different}), 0)
+    plain = [token.content for token in added.values() if not token.special]
+    tokenizer, wrong = Tokenizer(folder / TOKENIZER), 0
+    for question in (*_TEXTS, *(f"a{word}b {word} {word}." for word in plain)):
+        prompt = build_prompt(tokenizer, manifest.prompt, manifest.tokens, family, question, [])
+        expected = base.prompt_ids(checked.folders.base, question, [], manifest.tokens.image)
+        wrong += int(expected != prompt.ids.tolist())
+    recorder.at_most(STAGE, None, DIFFERENT_TEXTS, wrong, 0)
 
 
 def _plain_ids(checked: Plan, counts: Sequence[int], marks: tuple[list[int], list[int]]) -> IntArray:

@@ -122,6 +122,8 @@ class Lora:
         named = f" ({self._config.where} names {self._config.base})" if self._config.base else ""
         other = f"the LoRA was trained on another base than {base}{named}"
         for name, keys in self._keys():
+            if name in (_EMBEDDING, _HEAD):
+                self._refuse_grown(name, shapes[_EMBEDDING], base)
             if tied and name in (_EMBEDDING, _HEAD):
                 raise UnsupportedError(
                     f"{self._file.path}: tensor {keys[0]} changes one of embedding and LM head, which {base} ties; "
@@ -199,6 +201,22 @@ class Lora:
         """Yields every tensor of the base that is changed, and the keys of what changes it."""
         yield from ((name, (product.a, product.b)) for name, product in self.products.items())
         yield from ((name, (key,)) for name, key in self._whole.items())
+
+    def _refuse_grown(self, name: str, table: tuple[int, ...], base: Path) -> None:
+        """Refuses weights of an embedding or LM head that differ from the base's in the number of words alone."""
+        product, whole = self.products.get(name), self._whole.get(name)
+        words, width = table
+        found = {} if whole is None else {whole: self._file.shapes[whole]}
+        if product is not None:
+            key = product.a if product.is_embedding else product.b
+            found[key] = (self._file.shapes[key][-1 if product.is_embedding else 0], width)
+        for key, shape in found.items():
+            if len(shape) == 2 and shape[0] != words and shape[1] == width:
+                raise self._error(
+                    key,
+                    f"is for {shape[0]} words, {base} has {words}: the vocabulary was changed for the training; give "
+                    f"the base with the same change and its tokenizer, or {HOW_TO_MERGE}",
+                )
 
     def _error(self, key: str, what: str) -> CheckpointError:
         return CheckpointError(f"{self._file.path}: tensor {key} {what}")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from glimpse_export.errors import CheckpointError
+from glimpse_export.model.size_fields import SizeFields
 from glimpse_export.source.checkpoint import Checkpoint, Rename
 from glimpse_export.source.lora.adapter import Lora
 from glimpse_runtime.arrays import FloatArray
@@ -26,14 +27,20 @@ class MergedCheckpoint(Checkpoint):
         super().__init__(folder, rename, tower, keeps_own_tower)
         self._lora = lora
 
-    def check(self, expected: Mapping[str, tuple[int, ...]], tied: bool, spare: Collection[str] = ()) -> None:
+    def check(
+        self,
+        expected: Mapping[str, tuple[int, ...]],
+        tied: bool,
+        spare: Collection[str] = (),
+        fields: SizeFields | None = None,
+    ) -> None:
         """See ``Checkpoint``; the adapter must fit the base as well.
 
         Raises:
             CheckpointError: the base is not what the architecture needs, or the adapter is of another base.
             UnsupportedError: the adapter changes one of two tied weights.
         """
-        super().check(expected, tied, spare)
+        super().check(expected, tied, spare, fields)
         self._lora.check(self.shapes, self.folder, tied)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> FloatArray:

@@ -20,7 +20,7 @@ from glimpse_export.model.configuration import (
 )
 from glimpse_export.model.family import ModelConfigs
 from glimpse_export.model.fields import Config, Fields, given
-from glimpse_export.model.refusals import refuse_generation
+from glimpse_export.model.refusals import refuse_generation, refuse_quantised
 from glimpse_models.llava_1_5 import ARCHITECTURE
 from glimpse_models.llava_1_5.heavy.architecture import LlavaVision
 from glimpse_models.llava_1_5.heavy.layouts import is_hf
@@ -59,22 +59,30 @@ _ADAPTER: dict[str, Any] = {
     "anchor_positions": [],
     "min_remain_num": 1,
     "max_remain_ratio": None,
+    "fixed_remain_ratio": None,
 }
 # What the other families' adapters may choose and this one's have no choice of.
 _FIXED = {"attn_fuse_global": True, "le_norm_type": "rmsnorm"}
-# A field of training that looks like an option of the method.
-_HARMLESS = ("use_mm_proj",)
+# Of the base's tower, projector and training; what counts of them is checked beside the options.
+_HARMLESS = (
+    *("freeze_mm_mlp_adapter", "freeze_mm_vision_resampler", "image_aspect_ratio", "image_crop_resolution"),
+    *("image_grid_pinpoints", "image_split_resolution", "mm_hidden_size", "mm_patch_merge_type", "mm_projector_lr"),
+    *("mm_projector_type", "mm_resampler_type", "mm_use_im_patch_token", "mm_use_im_start_end"),
+    *("mm_vision_select_feature", "mm_vision_select_layer", "mm_vision_tower", "tokenizer_model_max_length"),
+    *("tune_mm_mlp_adapter", "tune_mm_vision_resampler", "unfreeze_mm_vision_tower", "use_mm_proj"),
+)
 
 
 def read_architecture(configs: ModelConfigs) -> Architecture:
     """Reads the description of a model; see ``glimpse_export.model.family.Family``."""
     base, adapter, generation = configs.base, configs.adapter, configs.generation
     base_name, adapter_name = configs.name("base"), configs.name("adapter")
+    refuse_quantised(base, base_name)
     hf = is_hf(base, base_name)
     text_config = _text_config(base, base_name)
     text = _read_text(base, text_config, base_name)
     projected = _read_hf_projector(base, base_name) if hf else _read_projector(base, base_name)
-    fields = check_options(adapter, adapter_name, {**_ADAPTER, **dict.fromkeys(_HARMLESS)})
+    fields = check_options(adapter, adapter_name, _ADAPTER, _HARMLESS)
     _refuse_adapter(fields)
     taps = fields.integers("selected_visual_layers")
     if hf:
@@ -154,7 +162,6 @@ def _refuse_adapter(fields: Fields) -> None:
     """Refuses what the reference's code for this family does not do, or this version does not follow."""
     kind = fields.get("attn_fuse_type", str)
     fields.refuse(kind != "AttnFuserV1", f"attn_fuse_type {kind!r} (this family has 'AttnFuserV1')")
-    fields.refuse(fields.get("enable_frame_redundancy_merge", bool, None) or False, "enable_frame_redundancy_merge")
     fields.refuse(fields.get("mm_use_im_start_end", bool, None) or False, "mm_use_im_start_end")
     selected = fields.integers("selected_layers")
     if len(selected) != 1:

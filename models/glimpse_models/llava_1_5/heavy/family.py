@@ -9,6 +9,7 @@ from glimpse_export.graphs.dialects import Dialect
 from glimpse_export.model.architecture import Architecture
 from glimpse_export.model.family import ModelConfigs
 from glimpse_export.model.fields import Config
+from glimpse_export.model.size_fields import SizeFields
 from glimpse_export.source.checkpoint import Checkpoint
 from glimpse_models.llava_1_5 import ARCHITECTURE
 from glimpse_models.llava_1_5.heavy import configuration, image_rules, layouts, limits, vision
@@ -18,6 +19,15 @@ from glimpse_models.llava_1_5.heavy.reference import LlavaReference
 from glimpse_models.llava_1_5.light.record import ImageRules, Record
 from glimpse_runtime.bundle.manifest import Profile, PromptSpec
 from glimpse_runtime.bundle.records import plain
+
+_WIDTH = "the tower's hidden_size"
+_TOWER_AXES = {
+    r"vision_model\.embeddings\.position_embedding\.weight": ("the tower's image_size or patch_size", _WIDTH),
+    r"vision_model\.embeddings\.patch_embedding\.weight": (_WIDTH, "num_channels", "patch_size", "patch_size"),
+    r"vision_model\..+\.mlp\.fc1\..+": ("the tower's intermediate_size", _WIDTH),
+    r"vision_model\..+\.mlp\.fc2\.weight": (_WIDTH, "the tower's intermediate_size"),
+    r"vision_model\..+": (_WIDTH, _WIDTH),
+}
 
 
 class Llava15:
@@ -52,6 +62,13 @@ class Llava15:
     def spare_tensors(self, architecture: Architecture) -> set[str]:
         """Returns the tensors of the blocks that nothing is read of."""
         return vision.spare_tensors(_vision(architecture))
+
+    def size_fields(self) -> SizeFields:
+        """Returns what the sizes of the tower's tensors are called in the configuration."""
+        return SizeFields(
+            axes={r"model\.mm_projector\.\d\..+": ("hidden_size", "the tower's hidden_size"), **_TOWER_AXES},
+            counts={r"vision_model\.encoder\.layers\.\d+\..+": "the tower's num_hidden_layers"},
+        )
 
     def vision_author(
         self,
@@ -111,11 +128,11 @@ class Llava15:
 
         return read_prompt(base, architecture)
 
-    def tokenizer_file(self, base: Path) -> Path:
-        """Returns the file that the bundle's tokenizer is made of."""
-        from glimpse_models.llava_1_5.heavy.text.tokenizer import tokenizer_file
+    def tokenizer_files(self, base: Path) -> tuple[Path, ...]:
+        """Returns the file that the bundle's tokenizer is made of, and those that are compared with it."""
+        from glimpse_models.llava_1_5.heavy.text.prompt import files
 
-        return tokenizer_file(base)
+        return files(base)
 
     def write_tokenizer(self, base: Path, architecture: Architecture, target: Path) -> None:
         """Writes the bundle's ``tokenizer.json``."""

@@ -3,7 +3,7 @@
 from glimpse_export.errors import CheckpointError, UnsupportedError
 from glimpse_export.model.family import ModelConfigs
 from glimpse_export.model.fields import Config, Fields
-from glimpse_export.model.refusals import refuse_images
+from glimpse_export.model.refusals import missing_images, refuse_images
 from glimpse_models.llava_1_5.heavy.architecture import LlavaVision
 from glimpse_models.llava_1_5.light.record import ImageRules
 
@@ -27,7 +27,7 @@ def read_image_rules(configs: ModelConfigs, vision: LlavaVision) -> ImageRules:
     """
     config, where = configs.images, configs.name("images")
     if not config:
-        raise CheckpointError(f"{where} is missing; the checkpoint is incomplete")
+        raise CheckpointError(missing_images(where))
     fields = Fields(config, where)
     for step in _STEPS:
         if not fields.get(step, bool, True):

@@ -113,6 +113,9 @@ class LlavaReference:
         pixels = np.asarray(processor(images=image, return_tensors="np")["pixel_values"], np.float32)
         return self._cut(torch.from_numpy(pixels)).numpy(), (self._side, self._side)
 
+    def added_words(self, base: Path) -> None:
+        """Returns nothing: the original's tokenizer is sentencepiece, which has no such words."""
+
     def prompt_ids(self, base: Path, question: str, grids: Sequence[tuple[int, int]], image_token: int) -> list[int]:
         """Returns the ids of a question about an image, by the original's conversation and tokenizer."""
         from glimpse_models.llava_1_5.heavy.reference_prompt import prompt_ids

@@ -1,6 +1,5 @@
 """What export needs of Qwen2.5-VL; see ``glimpse_export.model.family.Family``."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -10,8 +9,9 @@ from glimpse_export.graphs.dialects import Dialect
 from glimpse_export.model.architecture import Architecture
 from glimpse_export.model.family import ModelConfigs
 from glimpse_export.model.fields import Config
+from glimpse_export.model.size_fields import SizeFields
 from glimpse_export.source.checkpoint import Checkpoint
-from glimpse_export.source.tokenizer import TOKENIZER, template_prompt
+from glimpse_export.source.tokenizer import TOKENIZER, TOKENIZER_FILES, template_prompt, write_tokenizer
 from glimpse_models.qwen2_5_vl import ARCHITECTURE
 from glimpse_models.qwen2_5_vl.heavy import configuration, image_rules, vision
 from glimpse_models.qwen2_5_vl.heavy.architecture import ROPE_THETA, QwenVision
@@ -61,6 +61,10 @@ class Qwen25VL:
     def spare_tensors(self, architecture: Architecture) -> tuple[str, ...]:
         """Returns nothing: all that a checkpoint holds is used."""
         return ()
+
+    def size_fields(self) -> SizeFields:
+        """Returns what the sizes of the vision encoder's tensors are called in the configuration."""
+        return configuration.SIZE_FIELDS
 
     def vision_author(
         self,
@@ -118,13 +122,13 @@ class Qwen25VL:
         """Cuts the chat template."""
         return template_prompt(base, architecture)
 
-    def tokenizer_file(self, base: Path) -> Path:
-        """Returns the checkpoint's ``tokenizer.json``."""
-        return base / TOKENIZER
+    def tokenizer_files(self, base: Path) -> tuple[Path, ...]:
+        """Returns the checkpoint's ``tokenizer.json`` and the files that add to it."""
+        return tuple(base / name for name in TOKENIZER_FILES if (base / name).is_file())
 
     def write_tokenizer(self, base: Path, architecture: Architecture, target: Path) -> None:
-        """Copies the checkpoint's."""
-        shutil.copyfile(base / TOKENIZER, target)
+        """Copies the checkpoint's, with the tokens that the files beside it add."""
+        write_tokenizer(base / TOKENIZER, architecture, target)
 
     def reference(self, configs: ModelConfigs) -> BaseModel:
         """Returns transformers' own model without weights."""

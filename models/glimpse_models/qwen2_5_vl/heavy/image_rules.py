@@ -2,7 +2,7 @@
 
 from glimpse_export.errors import CheckpointError, UnsupportedError
 from glimpse_export.model.fields import Config, Fields
-from glimpse_export.model.refusals import refuse_images
+from glimpse_export.model.refusals import missing_images, refuse_images
 from glimpse_models.qwen2_5_vl.heavy.architecture import QwenVision
 from glimpse_models.qwen2_5_vl.light.record import ImageRules
 
@@ -25,7 +25,7 @@ def read_image_rules(config: Config, vision: QwenVision, where: str) -> ImageRul
         UnsupportedError: a step is switched off, or another resampling filter is asked for.
     """
     if not config:
-        raise CheckpointError(f"{where} is missing; the checkpoint is incomplete")
+        raise CheckpointError(missing_images(where))
     fields = Fields(config, where)
     for step in _STEPS:
         if not fields.get(step, bool, True):
@@ -33,12 +33,13 @@ def read_image_rules(config: Config, vision: QwenVision, where: str) -> ImageRul
     refuse_images(config, where)
     if config.get("resample", _BICUBIC) != _BICUBIC:
         raise UnsupportedError(f"{where}: resample {config['resample']!r} is not supported, only bicubic (3)")
+    least, most = _limits(fields)
     rules = ImageRules(
         patch_size=fields.positive("patch_size", 14),
         temporal_patch_size=fields.positive("temporal_patch_size", 2),
         merge_size=fields.positive("merge_size", 2),
-        min_pixels=_pixels(fields, "min_pixels", "shortest_edge", 56 * 56),
-        max_pixels=_pixels(fields, "max_pixels", "longest_edge", 28 * 28 * 1280),
+        min_pixels=least,
+        max_pixels=most,
         mean=fields.numbers("image_mean", vision.channels, _CLIP_MEAN),
         std=fields.numbers("image_std", vision.channels, _CLIP_STD),
         rescale_factor=fields.positive_float("rescale_factor", 1 / 255),
@@ -55,11 +56,17 @@ def read_image_rules(config: Config, vision: QwenVision, where: str) -> ImageRul
     return rules
 
 
-def _pixels(fields: Fields, key: str, edge: str, default: int) -> int:
-    """Reads a limit from its own field or, as newer files have it, from ``size``."""
+def _limits(fields: Fields) -> tuple[int, int]:
+    """Reads the least and the most pixels from fields of their own or, as newer files have them, from ``size``.
+
+    A ``size`` must hold both, where no field of its own replaces one.
+    """
     size = Fields(fields.nested("size"), f"{fields.where} size")
-    for place, name in ((fields, key), (size, edge), (size, key)):
-        value: int | None = place.at_least(name, 1, None)
-        if value is not None:
-            return value
-    return default
+    defaults = (56 * 56, 28 * 28 * 1280) if fields.get("size", dict, None) is None else (..., ...)
+    limits = []
+    for key, edge, default in zip(
+        ("min_pixels", "max_pixels"), ("shortest_edge", "longest_edge"), defaults, strict=True
+    ):
+        own: int | None = fields.at_least(key, 1, None)
+        limits.append(size.at_least(edge, 1, default) if own is None else own)
+    return limits[0], limits[1]

@@ -12,17 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Tokenizer
 
 from glimpse_export.certify.reference.base import Arrangement, Visit, layers_are_wrapped, stand_in
 from glimpse_export.certify.reference.libraries import lacking
+from glimpse_export.errors import CertificateError
 from glimpse_export.model.family import ModelConfigs
-from glimpse_export.source.template import read_template, render_template
+from glimpse_export.source.template import read_template
 from glimpse_models.qwen2_5_vl.light.record import ImageRules
 from glimpse_runtime.arrays import FloatArray, IntArray
+from glimpse_runtime.interrupt import Interrupt
 
 # The reference's default, for an adapter that does not say.
 _TAPS = (8,)
+# Longer no template may take; export has rendered it before.
+_TEMPLATE_SECONDS = 10
 
 
 class BaseModel:
@@ -60,6 +63,7 @@ class BaseModel:
         self._blocks, self._layers = list(self._model.visual.blocks), list(self._model.language_model.layers)
         self._norm = self._model.language_model.norm
         # Now: when it runs, stand-ins without tensors take the place of the layers.
+        self._tokenizers: dict[Path, Any] = {}
         self._names = frozenset(name for name, _ in self._model.named_parameters())
 
     @property
@@ -137,16 +141,42 @@ class BaseModel:
         return Arrangement(order, units, tap)
 
     def prompt_ids(self, base: Path, question: str, grids: Sequence[tuple[int, int]], image_token: int) -> list[int]:
-        """Returns the ids of a question about some images: the rendered template, tokenised as a whole."""
-        source = str(base / "tokenizer.json")
+        """Returns the ids of a question about some images: transformers renders the template, and tokenises it."""
         content = [*({"type": "image"} for _ in grids), {"type": "text", "text": question}]
-        text = render_template(read_template(base), source, [{"role": "user", "content": content}])
-        tokenizer = Tokenizer.from_file(source)
-        word = str(tokenizer.id_to_token(image_token))
+        tokenizer = self._tokenizer(base)
+        text = str(
+            Interrupt(_TEMPLATE_SECONDS).run(
+                lambda: tokenizer.apply_chat_template(
+                    [{"role": "user", "content": content}],
+                    chat_template=read_template(base),
+                    tokenize=False,
+                    add_generation_prompt=True,
+                )
+            )
+        )
+        word = str(tokenizer.convert_ids_to_tokens(image_token))
         first, *rest = text.split(word)
         for (rows, columns), part in zip(grids, rest, strict=True):
             first += word * (rows * columns) + part
-        return list(tokenizer.encode(first, add_special_tokens=False).ids)
+        return list(tokenizer(first, add_special_tokens=False)["input_ids"])
+
+    def added_words(self, base: Path) -> dict[str, int]:
+        """Returns the words that transformers' tokenizer of the folder takes whole, with their ids."""
+        return {str(token): index for index, token in self._tokenizer(base).added_tokens_decoder.items()}
+
+    def _tokenizer(self, base: Path) -> Any:
+        if base not in self._tokenizers:
+            from transformers import AutoTokenizer
+
+            try:
+                found = AutoTokenizer.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
+            except Exception as error:  # foreign files in foreign code
+                raise CertificateError(
+                    f"transformers cannot load the tokenizer of {base} ({type(error).__name__}: {str(error)[:200]}); "
+                    "copy the base's tokenizer files, or export for token ids only with --no-tokenizer"
+                ) from None
+            self._tokenizers[base] = found
+        return self._tokenizers[base]
 
     @torch.no_grad()
     def see(

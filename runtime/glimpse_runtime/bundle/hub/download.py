@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from glimpse_runtime.bundle.hub.name import HubId
-from glimpse_runtime.errors import GlimpseError, HubError
+from glimpse_runtime.errors import GlimpseError, HubError, HubUnreachableError
 
 
 def fetch_file(hub_id: HubId, name: str) -> Path:
@@ -30,7 +30,16 @@ def hub_errors(hub_id: HubId) -> Iterator[None]:
         raise
     except Exception as error:
         # The library changed its HTTP client twice, and with it the exceptions of a broken connection.
-        raise HubError(f"cannot download {hub_id}: {_reason(hub_id, error)}") from error
+        kind = HubUnreachableError if _is_unreachable(error) else HubError
+        raise kind(f"cannot download {hub_id}: {_reason(hub_id, error)}") from error
+
+
+def _is_unreachable(error: Exception) -> bool:
+    if isinstance(error, ImportError):
+        return False
+    from huggingface_hub import utils
+
+    return isinstance(error, (utils.LocalEntryNotFoundError, utils.OfflineModeIsEnabled))
 
 
 def _reason(hub_id: HubId, error: Exception) -> str:

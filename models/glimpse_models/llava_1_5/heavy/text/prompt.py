@@ -41,6 +41,11 @@ def read_prompt(base: Path, architecture: Architecture) -> PromptSpec:
     return vicuna(legacy=config.get("legacy", bool, None) is not False)
 
 
+def files(base: Path) -> tuple[Path, ...]:
+    """Returns the files of a folder that prompt and tokenizer depend on."""
+    return tokenizer_file(base), *(base / name for name in (_CONFIG, _ADDED) if (base / name).is_file())
+
+
 def vicuna(legacy: bool) -> PromptSpec:
     """Returns the pieces.
 
