@@ -8,14 +8,14 @@ import numpy as np
 from glimpse_runtime.arrays import FloatArray
 
 # Of pixels scaled to about 0..1.
-_LARGEST, _SMALLEST_STD = 1e3, 1e-6
+LARGEST_LEVEL, SMALLEST_STD = 1e3, 1e-6
 
 
 def sensible_levels(mean: Sequence[float], std: Sequence[float], rescale_factor: float) -> bool:
     """Tells whether a file's values are those of three channels, and finite numbers come out."""
     channels = len(mean) == len(std) == 3 and all(map(math.isfinite, (*mean, *std)))
-    means = all(abs(value) <= _LARGEST for value in mean)
-    spreads = all(_SMALLEST_STD <= value <= _LARGEST for value in std)
+    means = all(abs(value) <= LARGEST_LEVEL for value in mean)
+    spreads = all(SMALLEST_STD <= value <= LARGEST_LEVEL for value in std)
     return channels and means and spreads and 0 < rescale_factor <= 1
 
 

@@ -3,13 +3,12 @@
 from glimpse_export.errors import CheckpointError, UnsupportedError
 from glimpse_export.model.family import ModelConfigs
 from glimpse_export.model.fields import Config, Fields
+from glimpse_export.model.levels import read_levels
 from glimpse_export.model.refusals import missing_images, refuse_images
 from glimpse_models.llava_1_5.heavy.architecture import LlavaVision
 from glimpse_models.llava_1_5.light.record import ImageRules
 
 _BICUBIC = 3
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _STEPS = ("do_resize", "do_rescale", "do_normalize", "do_center_crop")
 _DEFAULT_SIZE = 224
 
@@ -46,12 +45,8 @@ def read_image_rules(configs: ModelConfigs, vision: LlavaVision) -> ImageRules:
         image_size=vision.image_size,
         resize_to=resize_to,
         pad=_pads(configs.adapter, configs.name("adapter")),
-        mean=fields.numbers("image_mean", vision.channels, _CLIP_MEAN),
-        std=fields.numbers("image_std", vision.channels, _CLIP_STD),
-        rescale_factor=fields.positive_float("rescale_factor", 1 / 255),
+        **read_levels(fields, vision.channels)._asdict(),
     )
-    if min(rules.std) <= 0:
-        raise fields.wrong("image_std", "above 0 in every channel")
     if rules.pad and not all(0 <= level <= 1 for level in rules.mean):
         raise fields.wrong("image_mean", "in 0..1, since images are padded with its colour")
     return rules

@@ -2,13 +2,12 @@
 
 from glimpse_export.errors import CheckpointError, UnsupportedError
 from glimpse_export.model.fields import Config, Fields
+from glimpse_export.model.levels import read_levels
 from glimpse_export.model.refusals import missing_images, refuse_images
 from glimpse_models.qwen2_5_vl.heavy.architecture import QwenVision
 from glimpse_models.qwen2_5_vl.light.record import ImageRules
 
 _BICUBIC = 3
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _STEPS = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
 
 
@@ -40,14 +39,10 @@ def read_image_rules(config: Config, vision: QwenVision, where: str) -> ImageRul
         merge_size=fields.positive("merge_size", 2),
         min_pixels=least,
         max_pixels=most,
-        mean=fields.numbers("image_mean", vision.channels, _CLIP_MEAN),
-        std=fields.numbers("image_std", vision.channels, _CLIP_STD),
-        rescale_factor=fields.positive_float("rescale_factor", 1 / 255),
+        **read_levels(fields, vision.channels)._asdict(),
     )
     if rules.min_pixels > rules.max_pixels:
         raise CheckpointError(f"{where}: min_pixels {rules.min_pixels} and max_pixels {rules.max_pixels} make no range")
-    if min(rules.std) <= 0:
-        raise fields.wrong("image_std", "above 0 in every channel")
     for name in ("patch_size", "temporal_patch_size", "merge_size"):
         if getattr(rules, name) != getattr(vision, name):
             raise CheckpointError(
