@@ -1,5 +1,6 @@
 """Bundles of other makers: any manifest, any tokenizer, any certificate."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -13,9 +14,10 @@ from judging import fuzzed, outcome, read
 from mutating import changed_bytes, changed_json, dumped
 from support.bundles import write_manifest
 
-from glimpse_runtime import GlimpseError, load
+from glimpse_runtime import GlimpseError, Pruning, load
 from glimpse_runtime.bundle.packaged import packaged_bundle
 from glimpse_runtime.inputs.tokenizer import Tokenizer
+from glimpse_runtime.inspection import inspect
 from glimpse_runtime.session.session import Session
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -30,9 +32,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(packaged_bundle(), tmp_path_factory.mktemp("fuzz") / "bundle"))
 
 
-def use(bundle: Path) -> None:
+def use(bundle: Path, method: str = "glimpse") -> None:
     with load(bundle, warmup="off") as vlm:
-        read(vlm.ask(FRAME, "Is there a star?", max_new_tokens=2))
+        read(vlm.ask(FRAME, "Is there a star?", pruning=Pruning(method=method), max_new_tokens=2))
 
 
 @fuzzed(400)
@@ -63,3 +65,24 @@ def test_tokenizers(pocket: Session, bundle: Path, data: bytes) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pocket, "_tokenizer", made)
         outcome(lambda: read(pocket.ask(FRAME, "Is there a star? <|im_end|> é", max_new_tokens=3)))
+
+
+@pytest.mark.parametrize("name", ["certificate.json", "pruner.covipal.npz", "pruner.sdtp.npz", "score.onnx"])
+@fuzzed(60)
+@given(data=st.data())
+def test_other_files(bundle: Path, name: str, data: st.DataObject) -> None:
+    original = (packaged_bundle() / name).read_bytes()
+    other = changed_bytes(original)
+    if name.endswith(".json"):
+        other |= changed_json(json.loads(original)).map(dumped)
+    content = data.draw(other)
+    (bundle / name).write_bytes(content)
+    manifest = json.loads(MANIFEST)
+    manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    write_manifest(bundle, manifest)
+    method = name.split(".")[1] if name.startswith("pruner") else "glimpse"
+    try:
+        outcome(lambda: json.dumps(inspect(bundle), default=str))
+        outcome(lambda: use(bundle, method))
+    finally:
+        (bundle / name).write_bytes(original)
