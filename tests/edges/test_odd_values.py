@@ -1,11 +1,28 @@
 """Values that a fuzz has found: each is refused by its name, and no message does anything to a terminal."""
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support.bundles import write_manifest
 
-from glimpse_runtime import BundleFormatError, BundleNotFoundError, InputError, PromptError, load
+from glimpse_runtime import (
+    BackendError,
+    BundleFormatError,
+    BundleNotFoundError,
+    ImageError,
+    InputError,
+    PromptError,
+    Pruning,
+    PruningError,
+    load,
+)
+from glimpse_runtime.backends.host import HostMemory
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.packaged import packaged_bundle
 from glimpse_runtime.session.session import Session
 
 FRAME = np.zeros((28, 28, 3), np.uint8)
@@ -37,3 +54,45 @@ def test_ids_that_end_are_a_list(pocket: Session, eos: Any) -> None:
 def test_turns_are_pairs(pocket: Session, turns: Any) -> None:
     with pocket.encode(FRAME) as scene, pytest.raises(PromptError, match="turns must be a list of"):
         scene.ask("Is there a star?", turns=turns)
+
+
+@pytest.mark.parametrize("encoding", [np.ones(2), np.array(1), [], 3])
+def test_an_encoding_is_a_name(pocket: Session, encoding: Any) -> None:
+    with pytest.raises(ImageError, match="cannot use encoding"):
+        pocket.ask(FRAME, "Is there a star?", encoding=encoding)
+
+
+@pytest.mark.parametrize("anchors", [np.array(1), np.array("tl"), 3, b"tl"])
+def test_texts_are_several(anchors: Any) -> None:
+    with pytest.raises(PruningError, match="anchors must be a tuple of non-empty texts"):
+        Pruning(anchors=anchors)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1 << 40, 32), (1 << 20,) * 4])
+def test_memory_that_there_is_not(shape: tuple[int, ...]) -> None:
+    with pytest.raises(BackendError, match="no memory for float32 of shape"):
+        HostMemory().allocate(shape, "float32")
+
+
+@pytest.mark.parametrize(
+    "shape", [[1, 2, "context", 32, "context"], ["context", 2, "context", 32], [1, "context", "context", 32], [1, 2]]
+)
+def test_the_form_of_a_kv_cache(tmp_path: Path, shape: list[int | str]) -> None:
+    bundle = Path(shutil.copytree(packaged_bundle(), tmp_path / "bundle"))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    past = next(each for each in manifest["graphs"]["ort"]["upper"]["inputs"] if each["name"].startswith("past."))
+    past["shape"] = shape
+    write_manifest(bundle, manifest)
+    with pytest.raises(BundleFormatError, match="the values of graphs make no sense"):
+        Bundle.open(bundle)
+
+
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+def test_a_tensor_that_is_listed_twice(tmp_path: Path, side: str) -> None:
+    bundle = Path(shutil.copytree(packaged_bundle(), tmp_path / "bundle"))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    tensors = manifest["graphs"]["ort"]["upper"][side]
+    tensors.append(tensors[-1])
+    write_manifest(bundle, manifest)
+    with pytest.raises(BundleFormatError, match="the values of graphs make no sense"):
+        Bundle.open(bundle)

@@ -25,7 +25,7 @@ values: st.SearchStrategy[Any] = st.one_of(
     st.sampled_from(
         (np.int64(3), np.uint8(0), np.float32(0.5), np.float64("nan"), np.bool_(True), np.array(1), np.ones(2))
     ),
-    st.sampled_from((b"", b"\xff", (), (1,), ("",), set(), object(), object, 1j, print, Exception("\x1b"))),
+    st.sampled_from((b"", b"\xff", (), (1,), ("",), set(), object(), 1j, lambda *words: None, Exception("\x1b"))),
 )
 
 

@@ -37,7 +37,7 @@ def use(bundle: Path, method: str = "glimpse") -> None:
         read(vlm.ask(FRAME, "Is there a star?", pruning=Pruning(method=method), max_new_tokens=2))
 
 
-@fuzzed(400)
+@fuzzed(300)
 @given(changed_json(json.loads(MANIFEST)))
 def test_manifests_with_other_values(bundle: Path, manifest: Any) -> None:
     if isinstance(manifest, dict):
@@ -68,7 +68,7 @@ def test_tokenizers(pocket: Session, bundle: Path, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["certificate.json", "pruner.covipal.npz", "pruner.sdtp.npz", "score.onnx"])
-@fuzzed(60)
+@fuzzed(40)
 @given(data=st.data())
 def test_other_files(bundle: Path, name: str, data: st.DataObject) -> None:
     original = (packaged_bundle() / name).read_bytes()

@@ -111,6 +111,8 @@ def _embedding(manifest: Manifest) -> bool:
 def _graphs(manifest: Manifest) -> bool:
     stages = [stage for stages in manifest.graphs.values() for stage in stages.values()]
     tensors = [tensor for stage in stages for tensor in (*stage.inputs, *stage.outputs)]
+    if any(len({each.name for each in side}) < len(side) for stage in stages for side in (stage.inputs, stage.outputs)):
+        return False
     lengths = [dim for tensor in tensors for dim in tensor.shape if isinstance(dim, int)]
     # One per key or value of a layer; the columns may be more than the head size where attention needs it.
     caches = {tensor.shape for tensor in tensors if tensor.name.startswith(_PAST)}
