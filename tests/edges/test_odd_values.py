@@ -96,3 +96,9 @@ def test_a_tensor_that_is_listed_twice(tmp_path: Path, side: str) -> None:
     write_manifest(bundle, manifest)
     with pytest.raises(BundleFormatError, match="the values of graphs make no sense"):
         Bundle.open(bundle)
+
+
+def test_a_type_that_only_gpus_compute_with() -> None:
+    pytest.importorskip("ml_dtypes")  # from then on numpy has it
+    with pytest.raises(BackendError, match="a KV cache of bfloat16 needs a GPU"):
+        HostMemory().allocate((1, 2), "bfloat16")

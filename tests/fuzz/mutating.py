@@ -9,7 +9,26 @@ import numpy as np
 from hypothesis import strategies as st
 
 NUMBERS = (0, 1, -1, 2, 255, 2**31, 2**32, 2**63, -(2**63), 10**40, 0.5, -0.0, 1e-320, 1e308, math.nan, math.inf)
-TEXTS = ("", " ", "x", "../x", "/", "\x00", "\x1b[2J", "a\nb", "\ud800", "é", "\u2028", "bfloat16", "x" * 5000)
+TEXTS = (
+    "",
+    " ",
+    "x",
+    "../x",
+    "/",
+    "\x00",
+    "\x1b[2J",
+    "a\nb",
+    "\ud800",
+    "é",
+    "\u2028",
+    "bfloat16",
+    "x" * 5000,
+    "(",
+    "(a*)*b",
+    "{{",
+    "float16",
+)
+WORDS = (b"{{", b"%}", b"{% for a in range(99999999) %}", b"}", b"[", b'"', b"\\", b"\x00", b"\xff" * 8, b"\x80\x04")
 NESTED: Any = [[[[[[[[1]]]]]]]]
 
 json_values: st.SearchStrategy[Any] = st.one_of(
@@ -59,12 +78,12 @@ def changed_bytes(draw: st.DrawFn, data: bytes) -> bytes:
         place = draw(st.integers(0, max(0, (min(len(changed), 256) if near else len(changed)) - 1)))
         action = draw(st.sampled_from(("put", "put", "put", "cut", "insert", "remove")))
         if action == "put":
-            new = draw(st.binary(min_size=1, max_size=8))
+            new = draw(st.binary(min_size=1, max_size=8) | st.sampled_from(WORDS))
             changed[place : place + len(new)] = new
         elif action == "cut":
             del changed[place:]
         elif action == "insert":
-            changed[place:place] = draw(st.binary(max_size=16))
+            changed[place:place] = draw(st.binary(max_size=16) | st.sampled_from(WORDS))
         else:
             del changed[place : place + draw(st.integers(1, 16))]
     return bytes(changed)

@@ -32,9 +32,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(packaged_bundle(), tmp_path_factory.mktemp("fuzz") / "bundle"))
 
 
-def use(bundle: Path, method: str = "glimpse") -> None:
+def use(bundle: Path, pruning: Pruning | None = None) -> None:
     with load(bundle, warmup="off") as vlm:
-        read(vlm.ask(FRAME, "Is there a star?", pruning=Pruning(method=method), max_new_tokens=2))
+        read(vlm.ask(FRAME, "Is there a star?", pruning=pruning, max_new_tokens=2))
 
 
 @fuzzed(300)
@@ -80,9 +80,10 @@ def test_other_files(bundle: Path, name: str, data: st.DataObject) -> None:
     manifest = json.loads(MANIFEST)
     manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     write_manifest(bundle, manifest)
-    method = name.split(".")[1] if name.startswith("pruner") else "glimpse"
+    pruner = name.startswith("pruner")
+    pruning = Pruning(method=name.split(".")[1], max_keep_ratio=0.5) if pruner else Pruning()
     try:
         outcome(lambda: json.dumps(inspect(bundle), default=str))
-        outcome(lambda: use(bundle, method))
+        outcome(lambda: use(bundle, pruning))
     finally:
         (bundle / name).write_bytes(original)

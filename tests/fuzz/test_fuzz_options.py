@@ -70,7 +70,11 @@ def test_options_of_pruning(pocket: Session, given: dict[str, Any]) -> None:
 @fuzzed(200)
 @given(options(Sampling, st.lists(texts, max_size=2)))
 def test_options_of_sampling(pocket: Session, given: dict[str, Any]) -> None:
-    outcome(lambda: read(pocket.ask(FRAME, "Is there a star?", sampling=Sampling(**given), max_new_tokens=3)))
+    outcome(
+        lambda: read(
+            pocket.ask(FRAME, "Is there a star?", sampling=Sampling(**{"temperature": 0.8, **given}), max_new_tokens=3)
+        )
+    )
 
 
 @fuzzed(150)
