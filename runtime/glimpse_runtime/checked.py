@@ -100,10 +100,11 @@ def texts(name: str, value: Any, error: type[InputError] = InputError) -> tuple[
     Raises:
         InputError: it is one text instead of several, or one of them is empty or no str.
     """
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise error(f"{name} must be a tuple of non-empty texts, found {shown(value)}")
-    found = tuple(value)
-    if not all(isinstance(item, str) and item for item in found):
+    try:
+        found = None if isinstance(value, (str, bytes)) else tuple(value)
+    except TypeError:  # also of an array of no dimension, which calls itself iterable
+        found = None
+    if found is None or not all(isinstance(item, str) and item for item in found):
         raise error(f"{name} must be a tuple of non-empty texts, found {shown(value)}")
     return found
 

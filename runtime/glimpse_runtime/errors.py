@@ -20,8 +20,22 @@ A message says what is wrong, where, and what to do next. A failure is an except
 """
 
 
+def printable(text: str, kept: str = "\n") -> str:
+    """Returns text that may come from a file as what a terminal or a log can be given.
+
+    Args:
+        text: any text.
+        kept: the control characters that stay; others are escaped.
+    """
+    return "".join(char if char.isprintable() or char in kept else f"\\x{ord(char):02x}" for char in text)
+
+
 class GlimpseError(Exception):
     """Base of all errors that glimpse-edge raises on purpose."""
+
+    def __str__(self) -> str:
+        """Returns the message without control characters: it may quote a file of somebody else."""
+        return printable(super().__str__())
 
 
 class BundleError(GlimpseError):

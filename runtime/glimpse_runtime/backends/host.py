@@ -20,13 +20,17 @@ class HostMemory:
         """Returns a zeroed numpy array.
 
         Raises:
-            BackendError: numpy has no such type.
+            BackendError: the host computes with no such type, or there is not enough memory.
         """
-        try:
-            return np.zeros(tuple(shape), dtype)
-        except TypeError:
+        if dtype == "bfloat16":  # which numpy has where ml_dtypes was imported, and then engines do not take it
             raise BackendError(
                 f"a KV cache of {dtype} needs a GPU; export again with --kv-cache-precision fp32 or fp16"
+            )
+        try:
+            return np.zeros(tuple(shape), dtype)
+        except (MemoryError, ValueError) as error:  # numpy's words for more than it can count are a ValueError
+            raise BackendError(
+                f"no memory for {dtype} of shape {tuple(shape)}: {error}; export again with a smaller --max-context"
             ) from None
 
     def rows(self, tensor: Tensor, start: int, stop: int) -> Array:

@@ -110,9 +110,13 @@ def _embedding(manifest: Manifest) -> bool:
 def _graphs(manifest: Manifest) -> bool:
     stages = [stage for stages in manifest.graphs.values() for stage in stages.values()]
     tensors = [tensor for stage in stages for tensor in (*stage.inputs, *stage.outputs)]
+    if any(len({each.name for each in side}) < len(side) for stage in stages for side in (stage.inputs, stage.outputs)):
+        return False
     lengths = [dim for tensor in tensors for dim in tensor.shape if isinstance(dim, int)]
-    rows = {tensor.shape[2:3] for tensor in tensors if tensor.name.startswith(_PAST)}
-    if not rows <= {("context",), (manifest.profiles["context"].max,)}:
+    # One per key or value of a layer; the columns may be more than the head size where attention needs it.
+    caches = {tensor.shape for tensor in tensors if tensor.name.startswith(_PAST)}
+    heads, rows = (1, manifest.text.kv_heads), ("context", manifest.profiles["context"].max)
+    if not all(len(shape) == 4 and shape[:2] == heads and shape[2] in rows for shape in caches):
         return False
     return all(tensor.dtype in DTYPES for tensor in tensors) and all(1 <= dim <= LONGEST for dim in lengths)
 

@@ -9,7 +9,7 @@ from typing import NoReturn, TypeVar
 
 import click
 
-from glimpse_runtime.errors import GlimpseError
+from glimpse_runtime.errors import GlimpseError, printable
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 _LONGEST = 4000
@@ -83,7 +83,7 @@ def note(message: str) -> None:
 
 def shown(text: str, most: int | None = _LONGEST) -> str:
     """Returns text that may come from a file as what a terminal can be given: no control characters, no megabytes."""
-    clean = "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
+    clean = printable(text, kept="\n\t")
     return clean if most is None or len(clean) <= most else f"{clean[:most]}... ({len(clean)} characters)"
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from glimpse_runtime.arrays import IntArray
 from glimpse_runtime.bundle.manifest import PromptSpec, TokenIds
+from glimpse_runtime.checked import shown
 from glimpse_runtime.checked import text as checked_text
 from glimpse_runtime.errors import PromptError
 from glimpse_runtime.inputs.family import Family
@@ -38,7 +39,10 @@ def checked_ids(ids: Sequence[int] | IntArray, vocab_size: int, image_token: int
     Raises:
         PromptError: it is no sequence of ids, or one is not in the vocabulary.
     """
-    array = np.asarray(ids)
+    try:
+        array = np.asarray(ids)
+    except (TypeError, ValueError):  # lists of uneven lengths, text that is no ASCII
+        array = np.empty(0)
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
         raise PromptError("the prompt must be a non-empty one-dimensional sequence of integer token ids")
     words = array[array != image_token]
@@ -88,6 +92,7 @@ def build_prompt(
     Raises:
         PromptError: the question is not text, is empty without an image, or cannot fit.
     """
+    turns = _checked_turns(turns)
     for what, text in (
         ("question", question),
         ("system message", "" if system is None else system),
@@ -118,6 +123,14 @@ def build_prompt(
     pieces += [(question, False), (template.user_close, True), (template.assistant_open, True)]
     ids = expand_images(np.array(tokenizer.encode(pieces), np.int64), grids, tokens.image)
     return place(ids, grids, tokens.image, family)
+
+
+def _checked_turns(turns: object) -> list[tuple[str, str]]:
+    """Returns earlier turns as pairs; their texts are checked with the others."""
+    pairs = list(turns) if isinstance(turns, Sequence) and not isinstance(turns, (str, bytes)) else None
+    if pairs is None or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
+        raise PromptError(f"turns must be a list of (question, answer) texts, found {shown(turns)}")
+    return pairs
 
 
 def expand_images(ids: IntArray, grids: Sequence[Grid], image_token: int) -> IntArray:

@@ -5,7 +5,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from glimpse_runtime.checked import real
+from glimpse_runtime.checked import real, shown
 from glimpse_runtime.errors import ImageError, SessionError
 from glimpse_runtime.inputs.images import ENCODINGS, ImageSource
 
@@ -33,8 +33,9 @@ class Frame:
         """
         if self.image is None:
             raise ImageError("a frame has no image (None); has a camera read failed?")
-        if self.encoding is not None and self.encoding not in ENCODINGS:
-            raise ImageError(f"cannot use encoding {self.encoding!r}; accepted are {', '.join(ENCODINGS)}")
+        known = isinstance(self.encoding, str) and self.encoding in ENCODINGS
+        if self.encoding is not None and not known:
+            raise ImageError(f"cannot use encoding {shown(self.encoding)}; accepted are {', '.join(ENCODINGS)}")
         if self.stamp is not None:
             object.__setattr__(self, "stamp", real("stamp", self.stamp, -math.inf))
 

@@ -100,6 +100,8 @@ def _ids(eos: object) -> tuple[int, ...] | None:
     if eos is None:
         return None
     given = [eos] if isinstance(eos, Integral) else eos
-    if isinstance(given, (str, bytes)) or not isinstance(given, (Sequence, Set, np.ndarray)):
+    if isinstance(given, np.ndarray) and given.ndim == 1:
+        given = given.tolist()
+    if isinstance(given, (str, bytes)) or not isinstance(given, (Sequence, Set)):
         raise InputError(f"eos must be token ids, found {shown(eos)}")
     return tuple(whole("an id of eos", token, 0) for token in given)

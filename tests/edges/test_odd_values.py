@@ -1,0 +1,104 @@
+"""Values that a fuzz has found: each is refused by its name, and no message does anything to a terminal."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.bundles import write_manifest
+
+from glimpse_runtime import (
+    BackendError,
+    BundleFormatError,
+    BundleNotFoundError,
+    ImageError,
+    InputError,
+    PromptError,
+    Pruning,
+    PruningError,
+    load,
+)
+from glimpse_runtime.backends.host import HostMemory
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.packaged import packaged_bundle
+from glimpse_runtime.session.session import Session
+
+FRAME = np.zeros((28, 28, 3), np.uint8)
+
+
+def test_messages_hold_no_control_characters() -> None:
+    assert str(BundleFormatError("unknown key \x1b[2J\x00\ud800\nnext")) == "unknown key \\x1b[2J\\x00\\xd800\nnext"
+    assert str(BundleNotFoundError("no \x07")) == "no \\x07"
+
+
+def test_a_trace_is_a_function() -> None:
+    with pytest.raises(InputError, match="trace must be a function"):
+        load(trace=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ids", [[0, []], ["", b"\xff"], [[1], [2, 3]]])
+def test_ids_of_no_one_shape(pocket: Session, ids: Any) -> None:
+    with pytest.raises(PromptError, match="one-dimensional sequence of integer token ids"):
+        pocket.ask_ids([], ids)
+
+
+@pytest.mark.parametrize("eos", [np.array(1), np.ones((1, 1), np.int64)])
+def test_ids_that_end_are_a_list(pocket: Session, eos: Any) -> None:
+    with pytest.raises(InputError, match="eos must be token ids"):
+        pocket.ask_ids([], [1], eos=eos)
+
+
+@pytest.mark.parametrize("turns", [None, 3, "ab", ["ab"], [("a",)], [("a", "b", "c")], [None], {"a": "b"}])
+def test_turns_are_pairs(pocket: Session, turns: Any) -> None:
+    with pocket.encode(FRAME) as scene, pytest.raises(PromptError, match="turns must be a list of"):
+        scene.ask("Is there a star?", turns=turns)
+
+
+@pytest.mark.parametrize("encoding", [np.ones(2), np.array(1), [], 3])
+def test_an_encoding_is_a_name(pocket: Session, encoding: Any) -> None:
+    with pytest.raises(ImageError, match="cannot use encoding"):
+        pocket.ask(FRAME, "Is there a star?", encoding=encoding)
+
+
+@pytest.mark.parametrize("anchors", [np.array(1), np.array("tl"), 3, b"tl"])
+def test_texts_are_several(anchors: Any) -> None:
+    with pytest.raises(PruningError, match="anchors must be a tuple of non-empty texts"):
+        Pruning(anchors=anchors)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1 << 40, 32), (1 << 20,) * 4])
+def test_memory_that_there_is_not(shape: tuple[int, ...]) -> None:
+    with pytest.raises(BackendError, match="no memory for float32 of shape"):
+        HostMemory().allocate(shape, "float32")
+
+
+@pytest.mark.parametrize(
+    "shape", [[1, 2, "context", 32, "context"], ["context", 2, "context", 32], [1, "context", "context", 32], [1, 2]]
+)
+def test_the_form_of_a_kv_cache(tmp_path: Path, shape: list[int | str]) -> None:
+    bundle = Path(shutil.copytree(packaged_bundle(), tmp_path / "bundle"))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    past = next(each for each in manifest["graphs"]["ort"]["upper"]["inputs"] if each["name"].startswith("past."))
+    past["shape"] = shape
+    write_manifest(bundle, manifest)
+    with pytest.raises(BundleFormatError, match="the values of graphs make no sense"):
+        Bundle.open(bundle)
+
+
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+def test_a_tensor_that_is_listed_twice(tmp_path: Path, side: str) -> None:
+    bundle = Path(shutil.copytree(packaged_bundle(), tmp_path / "bundle"))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    tensors = manifest["graphs"]["ort"]["upper"][side]
+    tensors.append(tensors[-1])
+    write_manifest(bundle, manifest)
+    with pytest.raises(BundleFormatError, match="the values of graphs make no sense"):
+        Bundle.open(bundle)
+
+
+def test_a_type_that_only_gpus_compute_with() -> None:
+    pytest.importorskip("ml_dtypes")  # from then on numpy has it
+    with pytest.raises(BackendError, match="a KV cache of bfloat16 needs a GPU"):
+        HostMemory().allocate((1, 2), "bfloat16")
