@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.slow import few
+from support.slow import few, slow
 
 pytest.importorskip("onnx_ir")
 pytest.importorskip("torch")
@@ -118,9 +118,9 @@ def test_attention_in_fewer_bits_than_the_manifest_says_is_named(golden: Path, t
     ("graph", "weight", "where"),
     [
         ("score.onnx", "layers.1.mlp.up_proj.weight", "attn_fuser.layers.1.mlp.up_proj.weight"),
-        ("vision.onnx", "visual.merger.mlp.2.bias", "visual.merger.mlp.2.bias"),
+        pytest.param("vision.onnx", "visual.merger.mlp.2.bias", "visual.merger.mlp.2.bias", marks=slow),
         ("vision.onnx", "visual.blocks.3.norm2.weight", "vision, layer 3"),
-        ("upper.onnx", "model.norm.weight", "model.norm.weight"),
+        pytest.param("upper.onnx", "model.norm.weight", "model.norm.weight", marks=slow),
     ],
 )
 def test_other_weights_are_named(graph: str, weight: str, where: str, golden: Path, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_prompts_are_compared_with_the_original_s(tmp_path: Path, monkeypatch: P
     assert found.passed
     assert figures(found, "different_tokens") == [0, 0, 0]
     bundle.change_manifest(lambda data: data["prompt"].update(user_open="USER:"))
-    assert "preprocess: different_tokens" in str(bundle.failure())
+    assert "does not read text as transformers does" in str(bundle.failure())
 
 
 def changed(raw: bytes) -> bytes:
