@@ -78,6 +78,8 @@ def dry_run(source: Path, name: str, data: st.DataObject, made: ExportOptions) -
 
     def run() -> str:
         checked = plan(made)
+        if made.tokenizer:  # what the export itself reads first
+            checked.family.read_prompt(checked.folders.base, checked.architecture)
         return describe(checked) + to_json(checked)
 
     try:
