@@ -19,7 +19,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx_ir")
 
 from glimpse_export import OutputError, UnsupportedError  # noqa: E402
-from glimpse_export.source import rendering, template  # noqa: E402
+from glimpse_export.source import rendering  # noqa: E402
 from glimpse_export.source.lora import patterns  # noqa: E402
 from glimpse_export.write.output import require_replaceable  # noqa: E402
 from glimpse_export.write.work import WorkFolder  # noqa: E402
@@ -59,7 +59,7 @@ def test_a_template_is_bounded(monkeypatch: pytest.MonkeyPatch, source: str, par
     monkeypatch.setattr(rendering, "_SECONDS", 1)
     start_s = time.monotonic()
     with pytest.raises(UnsupportedError, match=part):
-        template.render_template(source, "chat_template.jinja", [{"role": "user", "content": []}])
+        rendering.Renderer(source, "chat_template.jinja", None)([{"role": "user", "content": []}])
     assert time.monotonic() - start_s < 5
 
 

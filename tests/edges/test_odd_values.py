@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from support.bundles import write_manifest
 
 from glimpse_runtime import (
@@ -23,6 +24,7 @@ from glimpse_runtime import (
 from glimpse_runtime.backends.host import HostMemory
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.packaged import packaged_bundle
+from glimpse_runtime.inputs.images import read_image
 from glimpse_runtime.session.session import Session
 
 FRAME = np.zeros((28, 28, 3), np.uint8)
@@ -102,3 +104,50 @@ def test_a_type_that_only_gpus_compute_with() -> None:
     pytest.importorskip("ml_dtypes")  # from then on numpy has it
     with pytest.raises(BackendError, match="a KV cache of bfloat16 needs a GPU"):
         HostMemory().allocate((1, 2), "bfloat16")
+
+
+@pytest.mark.parametrize("name", ["\0", "a\0/b", "\ud800"])
+def test_a_name_that_no_folder_can_have(name: str) -> None:
+    with pytest.raises(BundleNotFoundError):
+        load(name)
+
+
+def test_a_keep_mask_of_uneven_rows(pocket: Session) -> None:
+    with pytest.raises(PruningError, match="keep mask 0 is no rectangular array"):
+        pocket.ask(FRAME, "what", pruning=Pruning(keep_masks=[[[1, 2], [1]]]))  # type: ignore[list-item]
+
+
+def test_what_a_callers_object_raises_is_told_by_name() -> None:
+    class Odd:
+        @property
+        def __array_interface__(self) -> object:
+            raise KeyError("x")
+
+    class Empty:
+        def __dlpack_device__(self) -> tuple[int, ...]:
+            return ()
+
+    for source in (Odd(), Empty()):
+        with pytest.raises(ImageError, match=f"cannot read the memory of a {type(source).__name__}"):
+            read_image(source)  # type: ignore[arg-type]
+
+
+def test_a_folder_is_told_once(tmp_path: Path) -> None:
+    with pytest.raises(ImageError) as caught:
+        read_image(tmp_path)
+    assert str(caught.value) == f"{tmp_path} is a folder, not an image file; name a file in it"
+
+
+@pytest.mark.parametrize("encoding", [[], "", ["rgb8"], 8])
+def test_an_encoding_is_a_word(encoding: object) -> None:
+    with pytest.raises(ImageError, match="cannot use encoding"):
+        read_image(FRAME, encoding)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "178956971", "-1", "1e6", ""])
+def test_a_limit_that_cannot_be_followed(monkeypatch: pytest.MonkeyPatch, value: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (28, 28)).save(path)
+    monkeypatch.setenv("GLIMPSE_MAX_IMAGE_PIXELS", value)
+    with pytest.raises(ImageError, match="GLIMPSE_MAX_IMAGE_PIXELS must be a number of pixels up to 178956970"):
+        read_image(path)

@@ -70,7 +70,6 @@ GLIMPSE = Way(METHOD, "glimpse")
 ORACLE = Way(BOUND, "oracle")
 BLIND, DROPPED = Way(FLOOR, "blind"), Way(FLOOR, "dropped")
 RANDOM_AT_SPLIT = Way(FLOOR, "random-at-split")
-FLOORS = (BLIND, DROPPED, RANDOM_AT_SPLIT)
 
 
 def choose(

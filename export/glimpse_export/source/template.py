@@ -113,17 +113,6 @@ def cut_template(source: str, where: str, variables: Mapping[str, str] | None = 
     return pieces
 
 
-def render_template(
-    source: str, where: str, messages: Sequence[Message], variables: Mapping[str, str] | None = None
-) -> str:
-    """Returns what a chat template makes of a conversation, ending where the next answer starts.
-
-    Raises:
-        UnsupportedError: it cannot be rendered.
-    """
-    return Renderer(source, where, variables)(messages)
-
-
 def _is_for_text_alone(render: Renderer) -> bool:
     """Whether it takes a message's content as a text, and makes nothing of a list with images."""
     try:

@@ -54,8 +54,9 @@ class Bundle:
             raise BundleNotFoundError(_not_found(root)) from None
         except UnicodeDecodeError:
             raise BundleFormatError(f"{path} is not UTF-8 text; export the model again") from None
-        except OSError as error:
-            raise BundleNotFoundError(f"cannot read {path}: {error.strerror}; name the bundle's folder") from None
+        except (OSError, ValueError) as error:  # also a name that no file can have
+            reason = getattr(error, "strerror", None) or error
+            raise BundleNotFoundError(f"cannot read {path}: {reason}; name the bundle's folder") from None
         root = root.resolve()
         bundle = cls(root, Manifest.from_json(text, str(path)))
         check_values(bundle.manifest, str(path))

@@ -21,6 +21,8 @@ _DLPACK_CPU = 1
 _URI = re.compile(r"(data|[a-zA-Z][a-zA-Z0-9+.-]+(?=://)):")
 _LARGEST_FILE_BYTES = 256 << 20
 _LARGEST_PIXELS = 50_000_000
+# Pillow itself refuses more.
+_MOST_PIXELS = 178_956_970
 _LARGEST_PIXELS_VARIABLE = "GLIMPSE_MAX_IMAGE_PIXELS"
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _TO_EIGHT_BITS = "scale it to 8 bits as its meaning asks, for example (a * (255 / a.max())).astype('uint8')"
@@ -79,9 +81,9 @@ def _as_array(source: object) -> Array:
             if device != _DLPACK_CPU:
                 raise ImageError(f"the {type(source).__name__} lies on another device; bring it to the CPU first")
             return np.from_dlpack(source)  # type: ignore[arg-type]
-    except (TypeError, ValueError, RuntimeError, BufferError) as error:
-        if isinstance(error, ImageError):
-            raise
+    except ImageError:
+        raise
+    except Exception as error:  # it runs the caller's code
         raise ImageError(f"cannot read the memory of a {type(source).__name__}: {error}") from None
     raise ImageError(f"cannot use a {type(source).__name__} as an image; give {_ACCEPTED}")
 
@@ -92,6 +94,8 @@ def _from_path(path: Path) -> Image.Image:
             raise ImageError(f"{path} is a folder, not an image file; name a file in it")
         with path.open("rb") as file:
             data = file.read(_LARGEST_FILE_BYTES + 1)
+    except ImageError:
+        raise
     except FileNotFoundError:
         raise ImageError(f"there is no file {path}; check the name, or give the image's bytes") from None
     except (OSError, ValueError) as error:
@@ -114,6 +118,7 @@ def _decode(data: bytes, name: str) -> Image.Image:
                 f"{name} claims {image.width} x {image.height} pixels, more than the limit of {most}; shrink it first, "
                 f"or raise the limit with the environment variable {_LARGEST_PIXELS_VARIABLE}"
             )
+        _require_eight_bits(image, name)
         image.load()
         return _to_rgb(image, name)
 
@@ -143,9 +148,16 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         raise ImageError(f"{name} has no pixels ({image.width} x {image.height})")
     if image.mode in _DEEP_MODES:
         raise ImageError(f"{name} has more than eight bits a pixel (mode {image.mode}); {_TO_EIGHT_BITS}")
+    _require_eight_bits(image, name)
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _require_eight_bits(image: Image.Image, name: str) -> None:
+    """Refuses a PNG of 16-bit colours, of which Pillow keeps the upper halves without a word; its mode hides that."""
+    if image.format == "PNG" and any(";16" in str(tile[-1]) for tile in getattr(image, "tile", ())):
+        raise ImageError(f"{name} has more than eight bits a channel (a PNG of 16-bit colours); {_TO_EIGHT_BITS}")
 
 
 def _largest_pixels() -> int:
@@ -153,8 +165,10 @@ def _largest_pixels() -> int:
     text = os.environ.get(_LARGEST_PIXELS_VARIABLE)
     if text is None:
         return _LARGEST_PIXELS
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1 << 40:
-        raise ImageError(f"{_LARGEST_PIXELS_VARIABLE} must be a number of pixels, found {text!r}")
+    if not re.fullmatch("[0-9]{1,12}", text) or not 1 <= int(text) <= _MOST_PIXELS:
+        raise ImageError(
+            f"{_LARGEST_PIXELS_VARIABLE} must be a number of pixels up to {_MOST_PIXELS}, found {text[:40]!r}"
+        )
     return int(text)
 
 
@@ -166,9 +180,10 @@ def _from_array(frame: Array, encoding: str | None) -> Image.Image:
     if frame.ndim != 3 or frame.size == 0:
         raise ImageError(f"an image array must be (height, width) or (height, width, channels), found {frame.shape}")
     by_channels = {1: "mono8", 3: "rgb8", 4: "rgba8"}
-    encoding = encoding or by_channels.get(frame.shape[-1])
-    if encoding not in _ENCODINGS:
-        what = f"encoding {encoding!r}" if encoding else f"an array of shape {frame.shape}"
+    if encoding is None:
+        encoding = by_channels.get(frame.shape[-1])
+    if not isinstance(encoding, str) or encoding not in _ENCODINGS:
+        what = f"an array of shape {frame.shape}" if encoding is None else f"encoding {encoding!r}"
         raise ImageError(f"cannot use {what}; accepted are (height, width, channels) in {', '.join(ENCODINGS)}")
     channels, to_rgb = _ENCODINGS[encoding]
     if frame.shape[-1] != channels:

@@ -121,17 +121,20 @@ def flat_masks(masks: Sequence[Array], grids: Sequence[Grid]) -> BoolArray:
     """
     if len(masks) != len(grids):
         raise PruningError(f"{len(masks)} keep masks for {len(grids)} images")
-    for index, (mask, grid) in enumerate(zip(masks, grids, strict=True)):
-        if np.shape(mask) != grid.merged:
-            raise PruningError(
-                f"keep mask {index} has shape {np.shape(mask)}, the image's merged grid is {grid.merged}"
-            )
-        kind = np.asarray(mask).dtype.kind
-        if kind != "b" and not (kind in "iu" and np.isin(mask, (0, 1)).all()):
-            raise PruningError(
-                f"keep mask {index} must hold True and False, found numbers of type {np.asarray(mask).dtype}"
-            )
-    return np.concatenate([np.asarray(mask, np.bool_).reshape(-1) for mask in masks])
+    pairs = zip(masks, grids, strict=True)
+    return np.concatenate([_flat_mask(mask, grid, index) for index, (mask, grid) in enumerate(pairs)])
+
+
+def _flat_mask(mask: Array, grid: Grid, index: int) -> BoolArray:
+    try:
+        array = np.asarray(mask)
+    except ValueError:
+        raise PruningError(f"keep mask {index} is no rectangular array") from None
+    if array.shape != grid.merged:
+        raise PruningError(f"keep mask {index} has shape {array.shape}, the image's merged grid is {grid.merged}")
+    if array.dtype.kind != "b" and not (array.dtype.kind in "iu" and np.isin(array, (0, 1)).all()):
+        raise PruningError(f"keep mask {index} must hold True and False, found numbers of type {array.dtype}")
+    return array.astype(np.bool_).reshape(-1)
 
 
 def keep_index(keep: BoolArray, is_image: BoolArray) -> IntArray:

@@ -31,10 +31,6 @@ class GraphFile:
         self._maker = {name: node for node in graph.node for name in node.output if name}
         self._order = {id(node): index for index, node in enumerate(graph.node)}
 
-    def has(self, value: str) -> bool:
-        """Whether there is a value of this name."""
-        return value in self._maker or value in self._inputs
-
     def maker(self, value: str) -> Any:
         """Returns the node that makes a value."""
         return self._maker[value]
