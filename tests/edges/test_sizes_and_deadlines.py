@@ -121,6 +121,7 @@ def test_a_manifest_of_many_megabytes_is_not_parsed(copy: Path) -> None:
         Bundle.open(copy)
 
 
+@pytest.mark.slow
 def test_trained_weights_are_measured_before_they_are_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "pruner.covipal.npz"
     with (

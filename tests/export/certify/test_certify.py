@@ -86,6 +86,7 @@ def test_every_kind_of_model_passes(name: str, tmp_path: Path) -> None:
         assert write(model, tmp_path / precision, precision).certify("full").passed
 
 
+@pytest.mark.slow
 def test_one_wrong_float_is_named(golden: Path, tmp_path: Path) -> None:
     bundle = write(golden, tmp_path / "bundle")
     name = "model.layers.2.mlp.up_proj.weight"
@@ -95,6 +96,7 @@ def test_one_wrong_float_is_named(golden: Path, tmp_path: Path) -> None:
     assert f"wrong_weights {name} is 1" in message
 
 
+@pytest.mark.slow
 def test_one_wrong_integer_of_four_bits_is_named(golden: Path, tmp_path: Path) -> None:
     bundle = write(golden, tmp_path / "bundle", "int4")
     name = "model.layers.5.mlp.gate_proj.weight"
@@ -104,6 +106,7 @@ def test_one_wrong_integer_of_four_bits_is_named(golden: Path, tmp_path: Path) -
     assert f"wrong_weights {name} is 1" in message
 
 
+@pytest.mark.slow
 def test_attention_in_fewer_bits_than_the_manifest_says_is_named(golden: Path, tmp_path: Path) -> None:
     bundle = write(golden, tmp_path / "bundle", "int4", lower_attention="int4")
     bundle.certify()
@@ -144,6 +147,7 @@ def test_a_wrong_embedding_row_is_found(golden: Path, tmp_path: Path) -> None:
     assert "embed_tokens" in str(bundle.failure()) or "embedding" in str(bundle.failure())
 
 
+@pytest.mark.slow
 def test_an_overflow_of_fp16_is_named(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     path = model / "base" / "model.safetensors"
@@ -165,6 +169,7 @@ def test_a_tensor_without_a_place_is_named(golden: Path, tmp_path: Path) -> None
         certify(checked, bundle.folder, bundle.manifest, "quick", lambda message: None)
 
 
+@pytest.mark.slow
 def test_one_layer_is_in_memory_at_a_time(golden: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     bundle = write(golden, tmp_path / "bundle", "int4")
     alive: list[weakref.ref[Any]] = []

@@ -138,6 +138,7 @@ def test_a_wrong_graph_is_named(name: str, golden: Path, tmp_path: Path, monkeyp
         bundle.certify()
 
 
+@pytest.mark.slow
 def test_a_wrong_order_of_kept_rows_is_found(golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unsorted(original: Any, caller: Any, context: int, names: Any) -> Any:
         function = original(caller, context, names)

@@ -115,6 +115,7 @@ def test_a_wrong_runtime_is_named(name: str, golden: Path, tmp_path: Path, monke
         bundle.certify()
 
 
+@pytest.mark.slow
 def test_wrong_windows_are_named(golden: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     bundle = write(golden, tmp_path / "bundle")
     sabotage(monkeypatch, light, "vision_rope", tables_transposed)

@@ -152,6 +152,7 @@ def test_an_export_builds_its_engines(export: Export, tmp_path: Path) -> None:
     assert f"{len(stages)} engines for Orin (8.7)" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_export_for_elsewhere_says_what_to_run_there(
     export: Export, fake_tensorrt: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -124,6 +124,7 @@ def test_a_revision_is_pinned(hub: Hub, tmp_path: Path) -> None:
     assert "is on this machine" in refusal(environment, model=str(tmp_path), revision="main")
 
 
+@pytest.mark.slow
 def test_a_lora_comes_before_the_base_and_nothing_else_with_it(hub: Hub, tmp_path: Path) -> None:
     hub.add("some/model", {"config.json": b"{}", "new_modules_gp.pt": b"adapter", "model.safetensors": b"weights"})
     files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"old", "adapter_model.bin": b"pickle"}

@@ -99,6 +99,7 @@ def test_a_full_disk_is_one_clear_line(model: Path, out: Path) -> None:
     assert "\n" not in message
 
 
+@pytest.mark.slow
 def test_a_file_that_must_not_grow_is_met_like_a_full_disk(model: Path, out: Path, golden_bundle: Path) -> None:
     words = ["--model", model / "base", "--adapter", model / "adapter", "--no-tokenizer", "--out", out]
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY)); "

@@ -39,6 +39,7 @@ def test_base_and_tower_come_from_the_hub(hub: Hub, command: Command, tmp_path: 
     assert source["tower"] == f"open/clip@{tower}"
 
 
+@pytest.mark.slow
 def test_safetensors_are_enough_where_there_are_both(hub: Hub, command: Command, tmp_path: Path) -> None:
     tensors = torch.load(GOLDEN / TOWER / "pytorch_model.bin", weights_only=True)
     packed = save({key: value.contiguous() for key, value in tensors.items()})
@@ -60,6 +61,7 @@ def test_a_tower_that_the_hub_does_not_have(hub: Hub, command: Command, tmp_path
         assert part in done.stderr
 
 
+@pytest.mark.slow
 def test_an_adapter_is_tried_under_its_other_name(hub: Hub, command: Command, tmp_path: Path) -> None:
     hub.add("liuhaotian/llava-v1.5-13b", files_of(GOLDEN / "base"))
     hub.add("openai/clip-vit-large-patch14-336", files_of(GOLDEN / TOWER))

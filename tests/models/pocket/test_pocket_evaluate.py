@@ -55,6 +55,7 @@ def test_the_best_token_usually_lies_on_what_is_asked_about(summaries):
     assert summaries["random"]["pointed"] is None
 
 
+@pytest.mark.slow
 def test_a_question_alone_does_not_give_its_answer_away():
     """The most frequent answer to every question text, counted over training scenes, is rarely right."""
     answers = defaultdict(Counter)
