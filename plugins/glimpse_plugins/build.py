@@ -28,7 +28,7 @@ from glimpse_runtime.files.places import cache_folder
 SOURCES = Path(__file__).parent / "csrc"
 KERNEL, TENSORRT, ONNXRUNTIME = "compact.cu", "tensorrt_plugin.cpp", "ort_custom_op.cpp"
 KERNEL_LIBRARY = "libglimpse_compact.so"
-HEADERS = ("compact.h", "compact_block.h")
+HEADERS = ("compact.h", "compact_block.h", "compact_kernel.cu")
 _COMMON_FLAGS = ("-O3", "-std=c++17", "-shared")
 _HOST_FLAGS = (*_COMMON_FLAGS, "-fPIC", "-fvisibility=hidden", "-DGLIMPSE_HOST")
 _NVCC_FLAGS = (*_COMMON_FLAGS, "--threads=0", "-Xcompiler=-fPIC,-fvisibility=hidden", "-Xlinker=--exclude-libs=ALL")

@@ -95,7 +95,7 @@ class _Keep(ctypes.Structure):
     )
 
 
-def _require_own(path: Path) -> None:
+def require_own(path: Path) -> None:
     """Refuses code that somebody else may have put there: a cache may be shared.
 
     Raises:
@@ -121,7 +121,7 @@ class CompactLibrary:
         Raises:
             PluginError: it cannot be loaded.
         """
-        _require_own(path)
+        require_own(path)
         try:
             self._library = ctypes.CDLL(str(path))
             self._compact, self._explain = self._library.glimpse_compact, self._library.glimpse_compact_explain

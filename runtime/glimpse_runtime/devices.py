@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from importlib import metadata, util
 
-_CUDA = "cuda.bindings"
-
 
 @dataclass(frozen=True)
 class Device:
@@ -49,14 +47,14 @@ DEVICES = {
         Device(
             "cuda",
             "ort-cuda",
-            ("onnxruntime", _CUDA),
+            ("onnxruntime",),
             ("glimpse_runtime.backends.ort_cuda", "OrtCudaBackend"),
             "ort-cuda",
             distribution="onnxruntime-gpu",
             takes_threads=True,
         ),
-        Device("tensorrt", "tensorrt", ("tensorrt", _CUDA), _TRT, "tensorrt", builds_engines=True),
-        Device("tensorrt-rtx", "tensorrt-rtx", ("tensorrt_rtx", _CUDA), _TRT, "tensorrt", builds_engines=True),
+        Device("tensorrt", "tensorrt", ("tensorrt",), _TRT, "tensorrt", builds_engines=True),
+        Device("tensorrt-rtx", "tensorrt-rtx", ("tensorrt_rtx",), _TRT, "tensorrt", builds_engines=True),
     )
 }
 DEFAULT_DEVICE = "cpu"

@@ -20,8 +20,8 @@ MIDDLEWARE = {"cv2", "rclpy", "sensor_msgs", "std_msgs", "dora", "pyarrow"}
 PACKAGES = {"glimpse_runtime", "glimpse_models"}
 WHEN_THEY_RUN = {
     "glimpse_runtime.bundle.hub": {"huggingface_hub"},
-    "glimpse_runtime.backends.cuda.calls": {"cuda"},
     "glimpse_runtime.backends.cuda.compaction": {"glimpse_plugins"},
+    "glimpse_runtime.backends.cuda.kernel": {"glimpse_plugins"},
 }
 """What may be imported inside functions: the extras for the hub and for GPUs."""
 

@@ -4,10 +4,12 @@ import json
 import logging
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from glimpse_plugins.build import KERNEL_LIBRARY, source_hash
+from glimpse_plugins.errors import PluginError
 from glimpse_plugins.find import find_kernel_library
 from glimpse_runtime.backends.cuda.compaction import find_kernels
 from glimpse_runtime.engines.gpu import Gpu
@@ -51,10 +53,16 @@ def test_one_of_other_sources_or_without_a_record_is_not_taken(cache: Path) -> N
     assert find_kernel_library(ORIN) is None
 
 
-def test_one_that_cannot_be_loaded_is_a_warning(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_that_cannot_be_loaded_is_a_warning(
+    cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compile_it(cuda: object, capability: tuple[int, int]) -> None:
+        raise PluginError("there is no NVRTC")
+
+    monkeypatch.setattr("glimpse_runtime.backends.cuda.compaction.CompactModule", compile_it)
     path = put(cache, "broken")
     with caplog.at_level(logging.WARNING):
-        assert find_kernels(None, Gpu("Orin", ORIN, 1 << 33, True)) is None  # type: ignore[arg-type]
+        assert find_kernels(SimpleNamespace(cuda=None), Gpu("Orin", ORIN, 1 << 33, True)) is None  # type: ignore[arg-type]
     assert str(path) in caplog.text
 
 

@@ -19,14 +19,14 @@ VERSION_OF = {"tensorrt": "FAKE_TENSORRT", "tensorrt-rtx": "FAKE_TENSORRT_RTX"}
 _LOOK_UP = ("backends.trt.backend", "backends.ort_cuda")
 
 
-def put_in_gpu(monkeypatch: pytest.MonkeyPatch, gpu: Gpu) -> fake_cuda.Runtime:
+def put_in_gpu(monkeypatch: pytest.MonkeyPatch, gpu: Gpu) -> fake_cuda.FakeDriver:
     """Puts a GPU in."""
     for module in _LOOK_UP:
         monkeypatch.setattr(f"glimpse_runtime.{module}.current_gpu", lambda: gpu)
     return fake_cuda.install(monkeypatch)
 
 
-def plug_in(monkeypatch: pytest.MonkeyPatch, target: str, version: str) -> fake_cuda.Runtime:
+def plug_in(monkeypatch: pytest.MonkeyPatch, target: str, version: str) -> fake_cuda.FakeDriver:
     """Puts GPU and TensorRT in; ``monkeypatch`` is that of the fixture ``fake_tensorrt``."""
     monkeypatch.setenv(VERSION_OF[target], version)
     return put_in_gpu(monkeypatch, GPU_OF[target])
@@ -46,7 +46,7 @@ def build(monkeypatch: pytest.MonkeyPatch, bundle: Path, target: str, dialect: s
     return cache
 
 
-def put_in_kernels(monkeypatch: pytest.MonkeyPatch, runtime: fake_cuda.Runtime) -> StreamedLibrary:
+def put_in_kernels(monkeypatch: pytest.MonkeyPatch, runtime: fake_cuda.FakeDriver) -> StreamedLibrary:
     """Puts the kernel library in, built for the host; tests skip without a compiler."""
     from glimpse_plugins.build import build_host
     from glimpse_plugins.errors import PluginError

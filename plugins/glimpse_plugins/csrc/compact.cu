@@ -6,6 +6,8 @@
 #ifdef GLIMPSE_HOST
 #include <vector>
 #else
+#include "compact_kernel.cu"
+
 #include <cuda_runtime.h>
 #endif
 
@@ -87,12 +89,6 @@ int32_t launch(const Plan &plan, int32_t blocks, int32_t entries, void *) {
     return 0;
 }
 #else
-__global__ void __launch_bounds__(THREADS) compact_kernel(const __grid_constant__ Plan plan) {
-    extern __shared__ uint16_t index[];
-    __shared__ int32_t sums[2 * THREADS];
-    run_block(plan, static_cast<int>(blockIdx.x), {index, sums});
-}
-
 // Without being asked, a kernel gets 48 KB of shared memory on every GPU.
 int32_t allow_shared_memory(size_t bytes) {
     constexpr size_t granted = (48 << 10) - 2 * THREADS * sizeof(int32_t);
@@ -102,7 +98,7 @@ int32_t allow_shared_memory(size_t bytes) {
     if (error == cudaSuccess) error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     if (error != cudaSuccess) return CUDA | error;
     if (bytes + 2 * THREADS * sizeof(int32_t) > static_cast<size_t>(most)) return status(SHARED_MEMORY);
-    error = cudaFuncSetAttribute(compact_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+    error = cudaFuncSetAttribute(glimpse_compact_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
     return error == cudaSuccess ? 0 : CUDA | error;
 }
 
@@ -110,7 +106,7 @@ int32_t launch(const Plan &plan, int32_t blocks, int32_t entries, void *stream) 
     size_t bytes = static_cast<size_t>(entries) * sizeof(uint16_t);
     if (int32_t failed = allow_shared_memory(bytes)) return failed;
     void *arguments[] = {const_cast<Plan *>(&plan)};
-    cudaError_t error = cudaLaunchKernel(reinterpret_cast<const void *>(compact_kernel), dim3(blocks), dim3(THREADS),
+    cudaError_t error = cudaLaunchKernel(reinterpret_cast<const void *>(glimpse_compact_kernel), dim3(blocks), dim3(THREADS),
                                          arguments, bytes, static_cast<cudaStream_t>(stream));
     return error == cudaSuccess ? 0 : CUDA | error;
 }

@@ -42,6 +42,7 @@ struct glimpse_rows {
     int32_t packed; /* not zero: the kept rows of the next group follow at once, as in an array [groups, kept] */
 };
 
+#ifndef __CUDACC_RTC__ /* NVRTC compiles the kernel alone */
 /* Compacts `tensors` in one launch for every 100 of them.
  *
  * `count`, if not null, is where the number of kept rows is written. `stream` is a cudaStream_t; the host ignores it.
@@ -53,6 +54,7 @@ GLIMPSE_API int32_t glimpse_compact(const struct glimpse_rows *tensors, int32_t 
 
 /* Writes what a status means to `text`, at most `bytes` with the closing zero. */
 GLIMPSE_API void glimpse_compact_explain(int32_t status, char *text, int32_t bytes);
+#endif
 
 #ifdef GLIMPSE_HOST
 /* Threads of a block that nothing orders, and blocks, run in an order that depends on `seed`; for tests. */

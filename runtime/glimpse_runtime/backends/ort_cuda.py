@@ -43,7 +43,7 @@ class OrtCudaBackend(DeviceMemory):
             threads: per operator of the host; None lets onnxruntime choose.
 
         Raises:
-            BackendError: onnxruntime has no CUDA provider, or cuda-bindings or the GPU is missing.
+            BackendError: onnxruntime has no CUDA provider, or the driver or the GPU is missing.
         """
         self.name = name
         self._ort = import_onnxruntime("gpu")

@@ -5,7 +5,8 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 
-_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+"""Name of the driver's library."""
 _NAME_BYTES = 256
 _MAJOR, _MINOR, _INTEGRATED = 75, 76, 18  # CUdevice_attribute
 
@@ -35,7 +36,7 @@ class Gpu:
 def current_gpu() -> Gpu | None:
     """Returns the first CUDA device, None when there is no driver or no device."""
     try:
-        driver = ctypes.CDLL(_DRIVER)
+        driver = ctypes.CDLL(DRIVER)
     except OSError:
         return None
     device, name, total = ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES), ctypes.c_size_t()

@@ -1,6 +1,7 @@
 """Devices by name, and what a user is told who has not got one."""
 
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -27,11 +28,17 @@ def test_version_says_what_is_installed(command: Command) -> None:
 
 
 def test_installed_means_all_of_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "cuda.bindings" else object())
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.31")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if name == "onnxruntime" else None)
+    monkeypatch.setattr("importlib.metadata.version", missing)
     assert installed_devices() == ("cpu",)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.31")
+    assert installed_devices() == ("cpu", "cuda")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     assert installed_devices() == tuple(DEVICES)
+
+
+def missing(name: str) -> str:
+    raise PackageNotFoundError(name)
 
 
 @pytest.mark.parametrize("device", ["tensorrt", "tensorrt-rtx"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import conformance
 import numpy as np
 import pytest
-from stand_ins.fake_cuda import Runtime
+from stand_ins.fake_cuda import FakeDriver
 from stand_ins.fake_cuda.ort import FakeOnnxRuntime
 from stand_ins.gpu_stand_in import ORIN, put_in_gpu, put_in_kernels
 from support.places import GOLDEN, ROOT
@@ -23,7 +23,7 @@ QUESTIONS = [("shapes.png", "Tell me the colour of the cross."), ("plate.jpg", "
 
 
 @pytest.fixture
-def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
     found = put_in_gpu(monkeypatch, ORIN)
     monkeypatch.setitem(sys.modules, "onnxruntime", FakeOnnxRuntime(found.device))
     yield found
@@ -55,7 +55,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_golden_vectors(runtime: Runtime, traced: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_golden_vectors(runtime: FakeDriver, traced: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """In float32 throughout, which the stand-in can and the real provider cannot."""
     monkeypatch.setattr(ort_cuda, "_CACHE_DTYPES", ("float32",))
     result = conformance.run_case(GOLDEN, name, Bundle.open(traced), device="cuda")
@@ -77,7 +77,7 @@ def sessions(bundle: Path, **options: object) -> tuple[Session, Session]:
 @pytest.mark.parametrize("rows_at_once", [16, 512])
 @pytest.mark.parametrize("kernels", [False, True])
 def test_answers_are_those_of_the_cpu(
-    runtime: Runtime, half: Path, monkeypatch: pytest.MonkeyPatch, rows_at_once: int, kernels: bool
+    runtime: FakeDriver, half: Path, monkeypatch: pytest.MonkeyPatch, rows_at_once: int, kernels: bool
 ) -> None:
     monkeypatch.setattr(memory, "ROWS_AT_ONCE", rows_at_once)
     if kernels:
@@ -96,7 +96,7 @@ def test_answers_are_those_of_the_cpu(
         same(vlm.ask([], "Hello"), reference.ask([], "Hello"))
 
 
-def test_many_questions_take_no_more_memory_than_a_few(runtime: Runtime, half: Path) -> None:
+def test_many_questions_take_no_more_memory_than_a_few(runtime: FakeDriver, half: Path) -> None:
     with load(half, device="cuda", scene_cache_bytes=0, max_pixels=112 * 112) as vlm:
         held = []
         for count in range(50):
@@ -108,14 +108,14 @@ def test_many_questions_take_no_more_memory_than_a_few(runtime: Runtime, half: P
         assert vlm.memory_plan()["device_bytes"] == held[1][0]
 
 
-def test_a_request_ends_at_its_deadline(runtime: Runtime, half: Path) -> None:
+def test_a_request_ends_at_its_deadline(runtime: FakeDriver, half: Path) -> None:
     with load(half, device="cuda") as vlm:
         late = vlm.ask(EXAMPLES / "shapes.png", "What is the purple shape?", timeout=0)
         assert (late.text, late.finish_reason) == ("", "deadline")
         assert vlm.ask(EXAMPLES / "shapes.png", "What is the purple shape?").text == "triangle"
 
 
-def test_a_cache_of_float32_is_refused_with_the_option(runtime: Runtime) -> None:
+def test_a_cache_of_float32_is_refused_with_the_option(runtime: FakeDriver) -> None:
     with pytest.raises(BackendError, match=r"stage \w+: .* fp16, the bundle has float32; .*--kv-cache-precision fp16"):
         load(device="cuda")
 
@@ -132,7 +132,7 @@ def test_no_onnxruntime_is_an_error_with_the_command(monkeypatch: pytest.MonkeyP
 
 
 def test_a_provider_that_does_not_start_is_no_slow_session(
-    runtime: Runtime, half: Path, capsys: pytest.CaptureFixture[str]
+    runtime: FakeDriver, half: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sys.modules["onnxruntime"].is_usable = False  # type: ignore[attr-defined]
     with pytest.raises(BackendError, match=r'cannot use the GPU.*pip install "onnxruntime-gpu\[cuda,cudnn\]"'):
@@ -141,7 +141,7 @@ def test_a_provider_that_does_not_start_is_no_slow_session(
 
 
 def test_an_input_copied_when_it_was_bound_is_bound_again_for_every_step(
-    runtime: Runtime, half: Path, monkeypatch: pytest.MonkeyPatch
+    runtime: FakeDriver, half: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A step that is bound once, as it is on the CPU, sees for ever what its inputs held then."""
     monkeypatch.setattr(ort_cuda.OrtCudaEngine, "prepare", ort_cuda.OrtEngine.prepare)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import conformance
 import pytest
-from stand_ins.fake_cuda import Runtime
+from stand_ins.fake_cuda import FakeDriver
 from stand_ins.gpu_stand_in import build, plug_in
 from support.places import GOLDEN
 
@@ -19,7 +19,7 @@ MACHINES = [("tensorrt", "10.3.0"), ("tensorrt", "10.15.1"), ("tensorrt", "11.1.
 @pytest.fixture(params=MACHINES, ids=lambda machine: " ".join(machine))
 def machine(
     request: pytest.FixtureRequest, fake_tensorrt: pytest.MonkeyPatch, traced_bundle: Path
-) -> Iterator[tuple[str, Runtime]]:
+) -> Iterator[tuple[str, FakeDriver]]:
     """A target with its engines built, and the fake device; nothing may be left on it."""
     target, version = request.param
     runtime = plug_in(fake_tensorrt, target, version)
@@ -29,7 +29,7 @@ def machine(
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_golden_vectors(machine: tuple[str, Runtime], golden: Path, traced_bundle: Path, name: str) -> None:
+def test_golden_vectors(machine: tuple[str, FakeDriver], golden: Path, traced_bundle: Path, name: str) -> None:
     result = conformance.run_case(golden, name, Bundle.open(traced_bundle), device=machine[0])
     assert not result.problems
     assert result.compared >= 14

@@ -7,7 +7,7 @@ from pathlib import Path
 import conformance
 import numpy as np
 import pytest
-from stand_ins.fake_cuda import FakeCudaError, Runtime
+from stand_ins.fake_cuda import FakeCudaError, FakeDriver
 from stand_ins.gpu_stand_in import build, plug_in
 
 from glimpse_runtime.backends import Tensor, open_backend
@@ -31,7 +31,7 @@ Mistake = Callable[[pytest.MonkeyPatch], None]
 @pytest.fixture(params=[IN_PLACE, BY_TURNS])
 def device(
     request: pytest.FixtureRequest, fake_tensorrt: pytest.MonkeyPatch, traced_bundle: Path
-) -> tuple[str, Runtime]:
+) -> tuple[str, FakeDriver]:
     runtime = plug_in(fake_tensorrt, "tensorrt", request.param)
     build(fake_tensorrt, traced_bundle, "tensorrt")
     return request.param, runtime
@@ -133,14 +133,14 @@ MISTAKES: dict[Mistake, str] = {
 }
 
 
-def test_without_a_mistake_all_is_well(device: tuple[str, Runtime], golden: Path, traced_bundle: Path) -> None:
+def test_without_a_mistake_all_is_well(device: tuple[str, FakeDriver], golden: Path, traced_bundle: Path) -> None:
     assert outcome(golden, traced_bundle) == ""
     assert device[1].device.leaks() == []
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
 def test_a_mistake_is_noticed(
-    device: tuple[str, Runtime],
+    device: tuple[str, FakeDriver],
     golden: Path,
     traced_bundle: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -152,7 +152,7 @@ def test_a_mistake_is_noticed(
 
 
 def test_state_that_is_not_where_the_engine_needs_it_is_noticed(
-    device: tuple[str, Runtime], golden: Path, traced_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    device: tuple[str, FakeDriver], golden: Path, traced_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version, _ = device
     monkeypatch.setattr(TrtEngine, "updates_in_place", lambda *_: version == BY_TURNS)
@@ -161,7 +161,7 @@ def test_state_that_is_not_where_the_engine_needs_it_is_noticed(
 
 
 def test_state_that_does_not_take_turns_is_noticed(
-    device: tuple[str, Runtime], golden: Path, traced_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    device: tuple[str, FakeDriver], golden: Path, traced_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TrtEngine, "take_turns", lambda _: None)
     found = outcome(golden, traced_bundle)
@@ -169,7 +169,7 @@ def test_state_that_does_not_take_turns_is_noticed(
 
 
 def test_memory_that_is_never_given_back_is_noticed(
-    device: tuple[str, Runtime], golden: Path, traced_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    device: tuple[str, FakeDriver], golden: Path, traced_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DeviceMemory, "close", lambda self: (self._heap._held.clear(), self.cuda.close()))
     assert outcome(golden, traced_bundle) == ""
@@ -180,7 +180,7 @@ class TestOneEngine:
     """The lower layers alone."""
 
     @pytest.fixture
-    def backend(self, device: tuple[str, Runtime]) -> Iterator[TrtBackend]:
+    def backend(self, device: tuple[str, FakeDriver]) -> Iterator[TrtBackend]:
         opened = open_backend("tensorrt")
         assert isinstance(opened, TrtBackend)
         yield opened

@@ -1,27 +1,29 @@
-"""CUDA for tests on machines without it; ``install`` puts it where ``from cuda.bindings import runtime`` finds it."""
+"""CUDA for tests on machines without it; ``install`` puts it where the driver would be."""
 
 import gc
-import sys
-from types import ModuleType
+import weakref
 
 import pytest
 
 from stand_ins.fake_cuda.device import ALIGNMENT, Device, FakeCudaError, Work, view
-from stand_ins.fake_cuda.runtime import Runtime, cudaError_t, cuuint64_t
+from stand_ins.fake_cuda.driver import CudaError, FakeDriver
 
-__all__ = ["ALIGNMENT", "Device", "FakeCudaError", "Runtime", "Work", "cudaError_t", "install", "view"]
+__all__ = ["ALIGNMENT", "CudaError", "Device", "FakeCudaError", "FakeDriver", "Work", "current", "install", "view"]
+
+_installed: list[weakref.ref[Device]] = []
 
 
-def install(monkeypatch: pytest.MonkeyPatch, has_pools: bool = True, memory_bytes: int = 1 << 34) -> Runtime:
+def install(monkeypatch: pytest.MonkeyPatch, has_pools: bool = True, memory_bytes: int = 1 << 34) -> FakeDriver:
     """Makes a fresh fake device the one that the code under test finds."""
     gc.collect()  # devices and what runs on them refer to each other; left to itself, Python keeps gigabytes of them
-    runtime = Runtime(Device(memory_bytes), has_pools)
-    driver = ModuleType("cuda.bindings.driver")
-    driver.cuuint64_t = cuuint64_t
-    bindings = ModuleType("cuda.bindings")
-    bindings.runtime, bindings.driver = runtime, driver
-    package = ModuleType("cuda")
-    package.bindings = bindings
-    for name, module in {"cuda": package, "cuda.bindings": bindings, "cuda.bindings.driver": driver}.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    return runtime
+    driver = FakeDriver(Device(memory_bytes), has_pools)
+    _installed[:] = [weakref.ref(driver.device)]
+    monkeypatch.setattr("glimpse_runtime.backends.cuda.calls.open_driver", lambda: driver)
+    return driver
+
+
+def current() -> Device:
+    """Returns the device that was installed last."""
+    device = _installed[0]()
+    assert device is not None, "the test that the device was for has ended"
+    return device

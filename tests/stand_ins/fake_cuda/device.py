@@ -98,6 +98,7 @@ class Device:
         self.events: dict[int, Event] = {}
         self.graphs: dict[int, list[Work]] = {}
         self.pools: set[int] = set()
+        self.contexts = 0
         self.threads: set[int] = set()
         self._blocks: dict[int, Block] = {}
         self._quarantine: deque[Block] = deque()
@@ -116,6 +117,7 @@ class Device:
         found = [f"{block.kind} memory of {block.size} bytes" for block in self._blocks.values() if not block.is_freed]
         for name in ("streams", "events", "graphs", "pools"):
             found += [f"one of the {name}"] * len(getattr(self, name))
+        found += ["the context"] * self.contexts
         return found
 
     def allocate(self, kind: str, size: int) -> int:

@@ -1,1 +1,1 @@
-"""CUDA through the driver's bindings: memory, streams, graphs, copies and compaction."""
+"""CUDA through its driver: memory, streams, graphs, copies and compaction."""

@@ -1,14 +1,17 @@
-"""The CUDA runtime by way of ``cuda.bindings``: memory, one stream, events, graphs; failures are errors with advice.
+"""A CUDA device by way of its driver: memory, one stream, events, graphs; failures are errors with advice.
 
 Everything is asynchronous: a call enqueues work on the stream, whose work is done in order. Only ``synchronize`` waits.
 """
 
+import ctypes
 import threading
 from collections.abc import Callable
 from typing import Any
 
+from glimpse_runtime.backends.cuda import driver
 from glimpse_runtime.backends.cuda.calls import DEVICE, Calls
 from glimpse_runtime.backends.cuda.resources import Event, Graph, Pinned, Resource
+from glimpse_runtime.errors import BackendError
 
 _KEEP_ALL_BYTES = 2**64 - 1
 
@@ -24,31 +27,41 @@ class Cuda(Calls):
         """Opens the device.
 
         Raises:
-            BackendError: cuda-bindings is not installed, or there is no device or driver that it can use.
+            BackendError: there is no driver or no device.
         """
         super().__init__()
         self._lock = threading.RLock()  # a collection of garbage may free memory within a call that frees memory
         self._to_free: list[int] | None = None  # while work is captured
-        self.stream: Resource = self._new_stream()
+        self._own("cuDevicePrimaryCtxRelease_v2", self.device)
         self._pool: Resource | None = None
-        if self.call("cudaDeviceGetAttribute", self.runtime.cudaDeviceAttr.cudaDevAttrMemoryPoolsSupported, DEVICE):
-            self._pool = self._own("cudaMemPoolDestroy", self._new_pool())
+        try:
+            self.stream: Resource = self._own("cuStreamDestroy_v2", self.call("cuStreamCreate", driver.NON_BLOCKING))
+            if self.attribute(driver.MEMORY_POOLS_SUPPORTED):
+                self._pool = self._own("cuMemPoolDestroy", self._new_pool())
+        except BackendError:
+            self._close_all()
+            raise
+
+    def attribute(self, number: int) -> int:
+        """Returns an attribute of the device, by its number in ``CUdevice_attribute``."""
+        value: int = self.call("cuDeviceGetAttribute", number, self.device)
+        return value
 
     def synchronize(self) -> None:
         """Waits until all work on the stream is done."""
-        self.call("cudaStreamSynchronize", self.stream.handle)
+        self.call("cuStreamSynchronize", self.stream.handle)
 
     def drain(self) -> None:
         """Waits likewise on the way out; never raises."""
         if self.open:
-            self.release("cudaStreamSynchronize", self.stream.handle)
+            self.release("cuStreamSynchronize", self.stream.handle)
 
     def allocate(self, nbytes: int) -> int:
         """Returns the address of device memory, aligned to 256 bytes; work enqueued from now on may use it."""
         if self._pool is None:
-            address: int = self.call("cudaMalloc", max(nbytes, 1))
+            address: int = self.call("cuMemAlloc_v2", max(nbytes, 1))
         else:
-            address = self.call("cudaMallocFromPoolAsync", max(nbytes, 1), self._pool.handle, self.stream.handle)
+            address = self.call("cuMemAllocFromPoolAsync", max(nbytes, 1), self._pool.handle, self.stream.handle)
         return address
 
     def free(self, address: int) -> None:
@@ -57,51 +70,49 @@ class Cuda(Calls):
             if self._to_free is not None:
                 self._to_free.append(address)
             elif self._pool is None:
-                self.release("cudaFree", address)  # waits by itself
+                self.release("cuMemFree_v2", address)  # waits by itself
             else:
-                self.release("cudaFreeAsync", address, self.stream.handle)
+                self.release("cuMemFreeAsync", address, self.stream.handle)
 
     def pinned(self, nbytes: int) -> Pinned:
         """Returns memory of the host that the GPU copies from and to while the host goes on."""
-        address = self.call("cudaHostAlloc", max(nbytes, 1), self.runtime.cudaHostAllocDefault)
+        address = self.call("cuMemHostAlloc", max(nbytes, 1), 0)
         resource = Pinned(self, address, nbytes)
         self.open[resource] = None
         return resource
 
     def event(self, is_timed: bool = False) -> Event:
         """Returns an event that nothing has been recorded to."""
-        runtime = self.runtime
         # A thread that waits sleeps: the robot has better use for the core.
-        flags = runtime.cudaEventBlockingSync | (0 if is_timed else runtime.cudaEventDisableTiming)
-        event = Event(self, "cudaEventDestroy", self.call("cudaEventCreateWithFlags", flags))
+        flags = driver.BLOCKING_SYNC | (0 if is_timed else driver.DISABLE_TIMING)
+        event = Event(self, "cuEventDestroy_v2", self.call("cuEventCreate", flags))
         self.open[event] = None
         return event
 
     def upload(self, source: int, target: int, nbytes: int) -> None:
         """Copies from pinned memory to the device."""
-        self._copy(self.runtime.cudaMemcpyKind.cudaMemcpyHostToDevice, source, target, nbytes)
+        self._copy("cuMemcpyHtoDAsync_v2", source, target, nbytes)
 
     def download(self, source: int, target: int, nbytes: int) -> None:
         """Copies from the device to pinned memory."""
-        self._copy(self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost, source, target, nbytes)
+        self._copy("cuMemcpyDtoHAsync_v2", source, target, nbytes)
 
     def copy(self, source: int, target: int, nbytes: int) -> None:
         """Copies on the device, from and to memory that does not overlap."""
-        self._copy(self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice, source, target, nbytes)
+        self._copy("cuMemcpyDtoDAsync_v2", source, target, nbytes)
 
     def copy_blocks(
         self, source: int, source_pitch: int, target: int, target_pitch: int, width: int, count: int
     ) -> None:
         """Copies ``count`` blocks of ``width`` bytes on the device, which begin every so many bytes."""
         if width and count:
-            kind = self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
-            where = (target, target_pitch, source, source_pitch, width, count)
-            self.call("cudaMemcpy2DAsync", *where, kind, self.stream.handle)
+            copy = driver.blocks(source, source_pitch, target, target_pitch, width, count)
+            self.call("cuMemcpy2DAsync_v2", copy, self.stream.handle)
 
     def zero(self, address: int, nbytes: int) -> None:
         """Writes zeros."""
         if nbytes:
-            self.call("cudaMemsetAsync", address, 0, nbytes, self.stream.handle)
+            self.call("cuMemsetD8Async", address, 0, nbytes, self.stream.handle)
 
     def capture(self, enqueue: Callable[[], None]) -> Graph:
         """Returns a graph of what ``enqueue`` enqueues on the stream; nothing of it is done yet.
@@ -109,23 +120,21 @@ class Cuda(Calls):
         Memory that is given back meanwhile, by whatever thread, is given back afterwards: it must not become part of
         the graph.
         """
-        runtime, no_flags = self.runtime, 0
+        no_flags = 0
         self.synchronize()
         with self._lock:
             self._to_free = []
         try:
-            mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-            self.call("cudaStreamBeginCapture", self.stream.handle, mode)
+            self.call("cuStreamBeginCapture_v2", self.stream.handle, driver.CAPTURE_THREAD_LOCAL)
             try:
                 enqueue()
             except BaseException:
                 self._end_failed_capture()
                 raise
-            graph = Resource(self, "cudaGraphDestroy", self.call("cudaStreamEndCapture", self.stream.handle))
+            graph = Resource(self, "cuGraphDestroy", self.call("cuStreamEndCapture", self.stream.handle))
             try:
-                executable = Graph(
-                    self, "cudaGraphExecDestroy", self.call("cudaGraphInstantiate", graph.handle, no_flags)
-                )
+                made = self.call("cuGraphInstantiateWithFlags", graph.handle, no_flags)
+                executable = Graph(self, "cuGraphExecDestroy", made)
             finally:
                 graph.close()
         finally:
@@ -139,29 +148,21 @@ class Cuda(Calls):
     def close(self) -> None:
         """Waits for the stream and frees everything that is still open, last opened first; never raises."""
         self.drain()
+        self._close_all()
+
+    def _close_all(self) -> None:
         for resource in reversed(list(self.open)):
             resource.close()
 
-    def _new_stream(self) -> Resource:
-        return self._own(
-            "cudaStreamDestroy", self.call("cudaStreamCreateWithFlags", self.runtime.cudaStreamNonBlocking)
-        )
-
     def _new_pool(self) -> Any:
         """A pool that keeps what was given back: requests take and return the same sizes again and again."""
-        runtime = self.runtime
-        properties = runtime.cudaMemPoolProps()
-        properties.allocType = runtime.cudaMemAllocationType.cudaMemAllocationTypePinned
-        properties.location.type = runtime.cudaMemLocationType.cudaMemLocationTypeDevice
-        properties.location.id = DEVICE
-        pool = self.call("cudaMemPoolCreate", properties)
-        keep = runtime.cudaMemPoolAttr.cudaMemPoolAttrReleaseThreshold
-        self.call("cudaMemPoolSetAttribute", pool, keep, self.driver.cuuint64_t(_KEEP_ALL_BYTES))
+        pool = self.call("cuMemPoolCreate", driver.pool_on(DEVICE))
+        self.call("cuMemPoolSetAttribute", pool, driver.RELEASE_THRESHOLD, ctypes.c_uint64(_KEEP_ALL_BYTES))
         return pool
 
-    def _copy(self, kind: Any, source: int, target: int, nbytes: int) -> None:
+    def _copy(self, function: str, source: int, target: int, nbytes: int) -> None:
         if nbytes:
-            self.call("cudaMemcpyAsync", target, source, nbytes, kind, self.stream.handle)
+            self.call(function, target, source, nbytes, self.stream.handle)
 
     def _own(self, destroy: str, handle: Any) -> Resource:
         resource = Resource(self, destroy, handle)
@@ -169,7 +170,6 @@ class Cuda(Calls):
         return resource
 
     def _end_failed_capture(self) -> None:
-        error, graph = self.runtime.cudaStreamEndCapture(self.stream.handle)
-        if error == self.runtime.cudaError_t.cudaSuccess:
-            self.release("cudaGraphDestroy", graph)
-        self.runtime.cudaGetLastError()  # the failed capture is no error of the next call
+        status, graph = self._driver("cuStreamEndCapture", self.stream.handle)
+        if status == driver.SUCCESS and graph is not None:
+            self.release("cuGraphDestroy", graph)

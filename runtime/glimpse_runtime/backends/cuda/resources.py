@@ -31,15 +31,15 @@ class Event(Resource):
 
     def record(self) -> None:
         """Puts it behind everything that is enqueued so far."""
-        self._cuda.call("cudaEventRecord", self.handle, self._cuda.stream.handle)
+        self._cuda.call("cuEventRecord", self.handle, self._cuda.stream.handle)
 
     def synchronize(self) -> None:
         """Waits until the stream has come to where it was last recorded; an event never recorded is no wait."""
-        self._cuda.call("cudaEventSynchronize", self.handle)
+        self._cuda.call("cuEventSynchronize", self.handle)
 
     def milliseconds_since(self, earlier: "Event") -> float:
         """Returns the device's time between two events that it has come to; both made with ``is_timed``."""
-        spent: float = self._cuda.call("cudaEventElapsedTime", earlier.handle, self.handle)
+        spent: float = self._cuda.call("cuEventElapsedTime", earlier.handle, self.handle)
         return spent
 
 
@@ -48,7 +48,7 @@ class Graph(Resource):
 
     def launch(self) -> None:
         """Enqueues it."""
-        self._cuda.call("cudaGraphLaunch", self.handle, self._cuda.stream.handle)
+        self._cuda.call("cuGraphLaunch", self.handle, self._cuda.stream.handle)
 
 
 class Pinned(Resource):
@@ -60,7 +60,7 @@ class Pinned(Resource):
     """
 
     def __init__(self, cuda: Calls, address: int, nbytes: int) -> None:
-        """Wraps an address that ``cudaHostAlloc`` gave."""
-        super().__init__(cuda, "cudaFreeHost", address)
+        """Wraps an address that ``cuMemHostAlloc`` gave."""
+        super().__init__(cuda, "cuMemFreeHost", address)
         self.address = address
         self.array: Array = np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from glimpse_runtime.backends.base import Tensor
-from glimpse_runtime.backends.cuda.compaction import CopyCompaction, find_kernels
+from glimpse_runtime.backends.cuda.compaction import HostCompaction, find_kernels
 from glimpse_runtime.backends.cuda.device import Cuda
 from glimpse_runtime.backends.cuda.memory import DeviceMemory, device
 from glimpse_runtime.backends.trt.compaction import EngineCompaction
@@ -40,12 +40,12 @@ class TrtBackend(DeviceMemory):
             threads: of no use here.
 
         Raises:
-            BackendError: TensorRT, cuda-bindings or the GPU is missing or cannot be used.
+            BackendError: TensorRT, the driver or the GPU is missing or cannot be used.
         """
         found, gpu = installed(name), current_gpu()
         self._setting = Setting.here(found, gpu)
         super().__init__(Cuda())
-        self.compaction = CopyCompaction(self)
+        self.compaction = HostCompaction(self)
         self.name = name
         self.dialects = found.flavour.dialects
         self._found = found
@@ -106,7 +106,7 @@ class TrtBackend(DeviceMemory):
         return engine
 
     def _choose_compaction(self, bundle: Bundle, state: Mapping[str, Tensor]) -> None:
-        """The kernel library if it was built for this GPU, else the compact stage's engine, else copies."""
+        """The kernel if it can be had, else the compact stage's engine, else the way by the host."""
         kernels = find_kernels(self, self._gpu)
         if kernels is not None:
             self.compaction = kernels
