@@ -4,6 +4,7 @@
 # make check  sets up, runs the linters and type checker
 # make plugin  sets up, compiles the compaction kernels for every GPU that nvcc knows, runs their properties
 # make test-rtx  adds TensorRT-RTX, builds engines of pocket without a GPU
+# make test-install  resolves every Python and combination of extras, installs nothing
 # make test-robots  sets up a venv with OpenCV, ROS 2 and dora, runs the tests that talk to them
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ STAMP := $(VENV)/.installed
 # A worker of tests takes a core and about half a gigabyte.
 WORKERS ?= -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: setup demo test test-all plugin test-rtx test-robots check clean bundle
+.PHONY: setup demo test test-all plugin test-rtx test-install test-robots check clean bundle
 
 setup: $(STAMP)
 
@@ -46,6 +47,9 @@ test-rtx: $(STAMP)-rtx
 $(STAMP)-rtx: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[rtx]"
 	touch $@
+
+test-install: $(STAMP)
+	$(BIN)/python tests/house/install_matrix.py
 
 test-robots: $(ROBOTS_VENV)/.installed
 	$(ROBOTS_VENV)/bin/python -m pytest -q -rs -m robots tests/robots

@@ -17,6 +17,7 @@ class Device:
         takes_threads: whether a number of CPU threads can be chosen.
         builds_engines: whether bundles are built into engines on the machine that runs them.
         widens_weights: whether what runs there holds weights of fp16 and bf16 as float32.
+        kv_cache: what the KV cache has to be stored in there, None where the model's precision decides.
         recommendation: whose recommended precision a model gets there, in ``glimpse_models.facts.TARGETS``.
     """
 
@@ -26,6 +27,7 @@ class Device:
     backend: tuple[str, str]
     recommendation: str
     distribution: str | None = None
+    kv_cache: str | None = None
     takes_threads: bool = False
     builds_engines: bool = False
     widens_weights: bool = False
@@ -51,6 +53,7 @@ DEVICES = {
             ("glimpse_runtime.backends.ort_cuda", "OrtCudaBackend"),
             "ort-cuda",
             distribution="onnxruntime-gpu",
+            kv_cache="fp16",  # its attention has no kernel for float32
             takes_threads=True,
         ),
         Device("tensorrt", "tensorrt", ("tensorrt",), _TRT, "tensorrt", builds_engines=True),

@@ -34,6 +34,13 @@ def test_pictures_are_decoded_by_the_newest_line_where_it_exists() -> None:
     assert [version for package, version in bounds() if package == "Pillow"] == ["13", "12.3"]
 
 
+def test_onnxruntime_comes_with_one_extra_for_cpus_and_one_for_gpus_alone() -> None:
+    """Its two packages overwrite each other's files, so an extra that goes with either may name none."""
+    extras = read_setup()["options.extras_require"]
+    assert [name for name, text in extras.items() if "onnxruntime" in text] == ["cpu", "gpu"]
+    assert "onnxruntime-gpu[cuda,cudnn]" in extras["gpu"]
+
+
 def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
@@ -47,6 +54,10 @@ def test_no_known_hole_may_be_installed(name: str) -> None:
 
 
 def test_what_continuous_integration_installs_is_inside_the_bounds() -> None:
-    pins = [line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
+    pins = [
+        line.partition(";")[0].split("==", 1)
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    ]
     least = dict(bounds())
     assert all(numbers(version) >= numbers(least[name]) for name, version in pins if name in least)

@@ -69,6 +69,7 @@ def build_options(words: Mapping[str, Any], dialect: str | None = None) -> Build
 def _precision(words: Mapping[str, Any], board: Board | None, target: str, dialects: tuple[str, ...]) -> Precision:
     """What was asked for; without ``--precision`` what the registry recommends for a model on its target."""
     parts = {part: words[f"{part}_precision"] for part in Precision.parts()}
+    parts["kv_cache"] = parts["kv_cache"] or TARGETS[target].kv_cache
     gpu = ORT not in dialects
     facts = find(words["model"]) if words["precision"] is None else None
     if facts is None or Path(words["model"]).is_dir():

@@ -12,6 +12,7 @@ from glimpse_export.engines.options import BuildOptions
 from glimpse_export.engines.plugin import Plugin, find_plugin
 from glimpse_export.engines.worker import build_apart
 from glimpse_export.errors import BuildError
+from glimpse_runtime.backends.cuda.packages import require_driver_for_tensorrt
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.manifest import Manifest
 from glimpse_runtime.engines.flavours import Flavour, Installed, installed
@@ -55,6 +56,7 @@ def plan_engines(folder: Path, options: BuildOptions, progress: Progress) -> lis
     Raises:
         GlimpseError: there is no such TensorRT, GPU, bundle or dialect, or too little memory.
     """
+    require_driver_for_tensorrt(options.target)
     found = installed(options.target)
     bundle = Bundle.open(folder)
     dialect = choose_dialect(bundle.manifest, found, options.dialect, folder)

@@ -12,6 +12,7 @@ from glimpse_export.model.fields import read_json
 from glimpse_export.planning.options import ExportOptions
 from glimpse_export.planning.plan import Plan
 from glimpse_export.planning.profiles import make_profiles
+from glimpse_export.planning.targets import TARGETS
 from glimpse_export.source.adapter import Adapter
 from glimpse_export.source.checkpoint import Checkpoint
 from glimpse_export.source.lora.adapter import Lora
@@ -74,11 +75,17 @@ def _read_images(family: Family, configs: ModelConfigs, architecture: Architectu
 
 
 def check_dialects(options: ExportOptions) -> None:
-    """Checks that the dialects have what was asked for.
+    """Checks that the dialects and the target have what was asked for.
 
     Raises:
         UnsupportedError: one of them has not.
     """
+    needed = TARGETS[options.target].kv_cache
+    if needed not in (None, options.precision.kv_cache):
+        raise UnsupportedError(
+            f"the target {options.target} has no attention on a KV cache of {options.precision.kv_cache}; leave "
+            f"--kv-cache-precision out, or say {needed}"
+        )
     if not options.dialects:
         raise UnsupportedError(f"no dialect was asked for; this version writes: {', '.join(DIALECTS)}")
     for name in options.dialects:

@@ -13,6 +13,7 @@ from glimpse_runtime.backends.cuda.calls import DEVICE
 from glimpse_runtime.backends.cuda.compaction import choose_compaction
 from glimpse_runtime.backends.cuda.device import Cuda
 from glimpse_runtime.backends.cuda.memory import DeviceMemory, DeviceTensor, device
+from glimpse_runtime.backends.cuda.packages import require_driver_for_onnxruntime, require_one_onnxruntime
 from glimpse_runtime.backends.ort import OrtEngine, check_names, import_onnxruntime, open_session, session_options
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.dialects import ORT
@@ -24,7 +25,7 @@ from glimpse_runtime.interrupt import Interrupt
 log = logging.getLogger("glimpse")
 
 _PROVIDER = "CUDAExecutionProvider"
-_INSTALL = 'run: pip install "glimpse-edge[gpu]", in an environment without the package onnxruntime'
+_INSTALL = 'run: pip uninstall -y onnxruntime && pip install "glimpse-edge[gpu]"'
 # Cached keys and values that its attention computes with; it has no kernel for float32.
 _CACHE_DTYPES = ("float16", "bfloat16")
 _ELEMENT_TYPES = {"bfloat16": 16}  # onnx.TensorProto.BFLOAT16, a type that numpy does not have
@@ -43,12 +44,14 @@ class OrtCudaBackend(DeviceMemory):
             threads: per operator of the host; None lets onnxruntime choose.
 
         Raises:
-            BackendError: onnxruntime has no CUDA provider, or the driver or the GPU is missing.
+            BackendError: the driver or the GPU is missing, or onnxruntime is not the one for it.
         """
         self.name = name
+        require_one_onnxruntime()
         self._ort = import_onnxruntime("gpu")
         if _PROVIDER not in self._ort.get_available_providers():
             raise BackendError(f"the onnxruntime that is installed has no {_PROVIDER}; {_INSTALL}")
+        require_driver_for_onnxruntime(self._ort)
         _load_libraries(self._ort)
         self._options = session_options(self._ort, threads)
         super().__init__(Cuda())

@@ -33,6 +33,17 @@ class Gpu:
 
 
 @cache
+def driver_version() -> int | None:
+    """Returns the version of CUDA that the driver is of, 12060 for 12.6; None when there is no driver."""
+    try:
+        driver = ctypes.CDLL(DRIVER)
+    except OSError:
+        return None
+    version = ctypes.c_int()
+    return None if driver.cuDriverGetVersion(ctypes.byref(version)) else version.value
+
+
+@cache
 def current_gpu() -> Gpu | None:
     """Returns the first CUDA device, None when there is no driver or no device."""
     try:

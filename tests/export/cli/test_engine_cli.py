@@ -18,8 +18,9 @@ from glimpse_export.cli.export import run
 from glimpse_export.cli.request import export_options
 from glimpse_export.engines import after, builder
 from glimpse_export.engines.build.build import build_engine
-from glimpse_export.errors import BuildError
+from glimpse_export.errors import BuildError, UnsupportedError
 from glimpse_export.planning import boards
+from glimpse_export.planning.make import check_dialects
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.packaged import packaged_bundle
 from glimpse_runtime.engines import flavours
@@ -213,6 +214,16 @@ def test_a_target_has_its_recommended_precision(
     made = export_options(words_of("--model", "qwen2.5-vl-3b", "--target", target))
     assert (made.precision.lower, made.precision.vision, made.precision.kv_cache) == (precision, precision, cache)
     assert made.dialects == (("ort",) if target == "ort-cuda" else ("opset24",))
+
+
+@pytest.mark.parametrize("precision", [None, "fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("model", ["qwen2.5-vl-3b", "somebody/elses"])
+def test_what_is_for_cuda_has_the_cache_that_its_attention_computes_with(model: str, precision: str | None) -> None:
+    words = ["--model", model, "--target", "ort-cuda", *(["--precision", precision] if precision else [])]
+    assert export_options(words_of(*words)).precision.kv_cache == "fp16"
+    asked = export_options(words_of(*words, "--kv-cache-precision", "fp32"))
+    with pytest.raises(UnsupportedError, match="target ort-cuda has no attention on a KV cache of fp32; leave"):
+        check_dialects(asked)
 
 
 def test_a_board_fills_in_what_was_not_said() -> None:

@@ -121,7 +121,7 @@ def test_a_cache_of_float32_is_refused_with_the_option(runtime: FakeDriver) -> N
 
 
 def test_an_onnxruntime_without_cuda_is_an_error_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BackendError, match=r'no CUDAExecutionProvider; run: pip install "glimpse-edge\[gpu\]"'):
+    with pytest.raises(BackendError, match=r"no CUDAExecutionProvider; run: pip uninstall -y onnxruntime && pip"):
         load(device="cuda")
 
 

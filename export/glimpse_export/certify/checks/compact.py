@@ -20,7 +20,7 @@ def check_compact(folder: Path, stages: Mapping[str, StageSpec], recorder: Recor
     """Runs the stage on random rows and counts the values that are not those of the kept rows."""
     if STAGE not in stages:
         return
-    onnxruntime = import_onnxruntime("export")
+    onnxruntime = import_onnxruntime("cpu")
     spec, rng = stages[STAGE], np.random.default_rng(0)
     past = [tensor for tensor in spec.inputs if tensor.name.startswith("past.")]
     rows = min(_ROWS, *(tensor.shape[2] for tensor in past if isinstance(tensor.shape[2], int)))

@@ -20,6 +20,7 @@ def require_libraries() -> None:
 
 def lacking(need: str) -> CertificateError:
     """Returns the error for something that is not there."""
+    extra = "cpu,export" if need == "onnxruntime" else "export"
     return CertificateError(
-        f'the certificate needs {need}; run: pip install "glimpse-edge[export]", or export with --certify off'
+        f'the certificate needs {need}; run: pip install "glimpse-edge[{extra}]", or export with --certify off'
     )

@@ -155,7 +155,7 @@ class Piece:
         rows: Mapping[str, tuple[int, int]] = MappingProxyType({}),
     ) -> None:
         """Loads the part of a graph between some values; arguments as in ``GraphFile.cut``."""
-        onnxruntime = import_onnxruntime("export")
+        onnxruntime = import_onnxruntime("cpu")
         model, self.inputs = graph.cut(starts, ends, level, rows)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

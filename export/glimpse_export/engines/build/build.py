@@ -16,7 +16,7 @@ from glimpse_export.engines.build.writer import write_engine
 from glimpse_export.errors import BuildError
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.manifest import Manifest, StageSpec
-from glimpse_runtime.engines.flavours import Installed
+from glimpse_runtime.engines.flavours import Flavour, Installed
 from glimpse_runtime.engines.key import has_compaction
 from glimpse_runtime.engines.log import Messages, make_logger
 from glimpse_runtime.engines.profiles import EngineProfile
@@ -58,7 +58,7 @@ def build_engine(found: Installed, job: Job) -> EngineRecord:
     parsed = parse(found, builder, logger, messages, graph, bool(uses_plugin))
     report = read_network(trt, parsed.network)
     parse_s = time.monotonic() - started
-    _check(report, stage, spec, uses_plugin, bundle.manifest)
+    _check(report, stage, spec, uses_plugin, bundle.manifest, found.flavour)
     config = _config(found, builder, spec, job)
     timing = TimingCache(found, job.key.gpu)
     timing.load(config)
@@ -106,8 +106,10 @@ def _builder(found: Installed, logger: Any, messages: Messages) -> Any:
     return builder
 
 
-def _check(report: NetworkReport, stage: str, spec: StageSpec, plugin: bool | None, manifest: Manifest) -> None:
-    checks.check_typed(report, stage)
+def _check(
+    report: NetworkReport, stage: str, spec: StageSpec, plugin: bool | None, manifest: Manifest, flavour: Flavour
+) -> None:
+    checks.check_typed(report, stage, flavour)
     checks.check_interface(report, stage, spec)
     checks.check_consumed(report, stage)
     checks.check_compaction(report, stage, plugin)

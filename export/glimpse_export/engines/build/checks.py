@@ -8,6 +8,7 @@ from glimpse_export.engines.build.report import LayerInfo, NetworkReport, Tensor
 from glimpse_export.errors import BuildError
 from glimpse_export.weights.precision import INTEGER, STORED_DTYPES
 from glimpse_runtime.bundle.manifest import StageSpec, TensorSpec
+from glimpse_runtime.engines.flavours import Flavour
 from glimpse_runtime.engines.key import COMPACTION
 
 _PLUGIN = ("PLUGIN_V3", "PLUGIN_V2", "PLUGIN")
@@ -17,9 +18,12 @@ _PASSED = ("SHUFFLE", "CAST", "IDENTITY", "SQUEEZE", "UNSQUEEZE", _DEQUANTIZE)
 _PRECISIONS = {dtype: name for name, dtype in STORED_DTYPES.items()}
 
 
-def check_typed(report: NetworkReport, stage: str) -> None:
-    """Raises a BuildError unless the network is strongly typed."""
-    if not report.strongly_typed:
+def check_typed(report: NetworkReport, stage: str, flavour: Flavour) -> None:
+    """Raises a BuildError unless the network is strongly typed.
+
+    Where every network is, TensorRT 11 and TensorRT-RTX, the flag is not passed and what it says is not defined.
+    """
+    if flavour.typed_by_flag and not report.strongly_typed:
         raise BuildError(f"{stage}: the network is not strongly typed, so TensorRT may round what the graph does not")
 
 

@@ -8,6 +8,7 @@ from glimpse_runtime.backends.base import Tensor
 from glimpse_runtime.backends.cuda.compaction import HostCompaction, find_kernels
 from glimpse_runtime.backends.cuda.device import Cuda
 from glimpse_runtime.backends.cuda.memory import DeviceMemory, device
+from glimpse_runtime.backends.cuda.packages import require_driver_for_tensorrt
 from glimpse_runtime.backends.trt.compaction import EngineCompaction
 from glimpse_runtime.backends.trt.context import Workspace
 from glimpse_runtime.backends.trt.engine import TrtEngine
@@ -42,6 +43,7 @@ class TrtBackend(DeviceMemory):
         Raises:
             BackendError: TensorRT, the driver or the GPU is missing or cannot be used.
         """
+        require_driver_for_tensorrt(name)
         found, gpu = installed(name), current_gpu()
         self._setting = Setting.here(found, gpu)
         super().__init__(Cuda())
