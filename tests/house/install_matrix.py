@@ -2,8 +2,8 @@
 
     python tests/house/install_matrix.py [--python 3.10 ...] [--json]
 
-Each row is resolved by uv for Linux. It must have a solution, hold that one of the two packages of onnxruntime which its
-extras ask for and never both, whose files overwrite each other, and cuDNN for one version of CUDA alone.
+Each row is resolved by uv for Linux. It must have a solution, hold that one of the two packages of onnxruntime which
+its extras ask for and never both, whose files overwrite each other, and cuDNN for one version of CUDA alone.
 
 Exit status: 0, 1 when a row is wrong. Needs a package index and uv (extra ``dev``).
 """

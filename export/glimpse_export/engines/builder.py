@@ -7,7 +7,7 @@ from pathlib import Path
 
 from glimpse_export.engines.build.cache import writing
 from glimpse_export.engines.build.job import Job
-from glimpse_export.engines.memory import available_bytes, build_memory, read_weights, require_memory
+from glimpse_export.engines.memory import available_bytes, build_memory, read_weights, require_memory, scratch_bytes
 from glimpse_export.engines.options import BuildOptions
 from glimpse_export.engines.plugin import Plugin, find_plugin
 from glimpse_export.engines.worker import build_apart
@@ -74,7 +74,9 @@ def plan_engines(folder: Path, options: BuildOptions, progress: Progress) -> lis
         uses_plugin = plugin is not None and key.compaction != ""
         library = str(plugin.library) if plugin is not None and uses_plugin else None
         job = Job(str(bundle.folder), dialect, options.target, key, library, is_turing(gpu) and found.flavour.portable)
-        needed = build_memory(read_weights(bundle.path(spec.file)), found.flavour, gpu)
+        needed = build_memory(
+            read_weights(bundle.path(spec.file)), found.flavour, gpu, scratch_bytes(bundle.manifest, stage, dialect)
+        )
         if stored is None:
             require_memory(stage, needed, host_bytes, gpu)
         planned.append(PlannedEngine(key, job, stored, options.force, needed.host_bytes))

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from glimpse_export.engines.build.prepare import read_graph
 from glimpse_export.errors import BuildError
+from glimpse_runtime.bundle.dialects import PLAIN
+from glimpse_runtime.bundle.manifest import Manifest
+from glimpse_runtime.bundle.memory import CACHE_STAGES, ROWS_AT_ONCE, SPELLED_SCORE_BYTES
 from glimpse_runtime.engines.flavours import Flavour
 from glimpse_runtime.engines.gpu import Gpu
 
@@ -23,9 +26,11 @@ _CONTEXT_BYTES = 400 * _MIB
 _COPIES_STREAMED, _COPIES = 2.3, 4.3
 # Integers are unpacked, one matrix after the other.
 _UNPACKED_COPIES = 4
-# On the GPU, while kernels are timed; with the largest scratch buffer. Assumed.
+# On the GPU, while kernels are timed; with the largest scratch buffer, which is at least so large. Assumed.
 _GPU_COPIES = 1.5
 _SCRATCH_BYTES = 1 << 30
+# Width of a head of the vision encoder where a family has but one.
+_VISION_HEAD_DIM = 64
 
 
 @dataclass(frozen=True)
@@ -54,14 +59,36 @@ class Weights:
     largest_integer_bytes: int = 0
 
 
-def build_memory(weights: Weights, flavour: Flavour, gpu: Gpu | None) -> BuildMemory:
-    """Estimates what building an engine with some weights takes."""
+def scratch_bytes(manifest: Manifest, stage: str, dialect: str) -> int:
+    """Bounds the scratch memory of an engine at the largest shapes of its profiles.
+
+    Where attention is spelled out, all scores lie in memory as float32 and as fp16, if TensorRT fuses nothing of it.
+
+    Args:
+        manifest: the bundle's, with the ranges of all dimensions.
+        stage: the stage's name.
+        dialect: which of its graphs is built.
+    """
+    if dialect != PLAIN:
+        return _SCRATCH_BYTES
+    text, largest = manifest.text, {name: profile.max for name, profile in manifest.profiles.items()}
+    scores = 0
+    if stage == "vision":
+        width = manifest.family.get("head_dim", _VISION_HEAD_DIM)
+        scores = manifest.vision.hidden_size // width * largest["patches"] ** 2
+    elif stage in CACHE_STAGES:
+        scores = text.heads * min(largest["rows"], ROWS_AT_ONCE) * largest["context"]
+    return max(_SCRATCH_BYTES, scores * SPELLED_SCORE_BYTES)
+
+
+def build_memory(weights: Weights, flavour: Flavour, gpu: Gpu | None, scratch: int = _SCRATCH_BYTES) -> BuildMemory:
+    """Estimates what building an engine with some weights takes; see ``scratch_bytes``."""
     copies = _COPIES_STREAMED if flavour.streams else _COPIES
     unpacked = _UNPACKED_COPIES * weights.largest_integer_bytes
     host = _PROCESS_BYTES + round(copies * weights.total_bytes) + unpacked
     if flavour.portable or gpu is None:
         return BuildMemory(host, 0)
-    on_gpu = _CONTEXT_BYTES + round(_GPU_COPIES * weights.total_bytes) + _SCRATCH_BYTES
+    on_gpu = _CONTEXT_BYTES + round(_GPU_COPIES * weights.total_bytes) + scratch
     return BuildMemory(host + on_gpu if gpu.is_integrated else host + _CONTEXT_BYTES, on_gpu)
 
 

@@ -21,7 +21,8 @@ from glimpse_export.weights.journal import StoredTensor
 from glimpse_export.weights.precision import DEFAULT_PRECISION, INTEGER, STORED_DTYPES
 from glimpse_export.weights.quantise import BLOCK
 from glimpse_export.write.stages import WEIGHT_STAGES, WeightStage, tied_head
-from glimpse_runtime.bundle.memory import DEFAULT_SCENE_CACHE_BYTES, ROWS_AT_ONCE
+from glimpse_runtime.bundle.dialects import PLAIN
+from glimpse_runtime.bundle.memory import DEFAULT_SCENE_CACHE_BYTES, ROWS_AT_ONCE, SPELLED_SCORE_BYTES
 
 _MIB = 1 << 20
 _FLOAT_BYTES = 4
@@ -255,11 +256,19 @@ def _activation_bytes(plan: Plan) -> int:
     decoder = _MLP_WIDTHS * run * text.intermediate_size + text.heads * run * rows  # the latter: attention scores
     # Scores and shares of one head and a run of rows; see graphs/received.py.
     received = 2 * patches**2 // plan.architecture.merge_unit if plan.options.vision_attention else 0
-    arena = max(plan.family.vision_working_values(plan.architecture, patches) + received, decoder)
+    spelled = _spelled_values(plan, patches)
+    arena = max(plan.family.vision_working_values(plan.architecture, patches) + received + spelled, decoder)
     pixels = patches * tower.patch_values
     encoded = visual_tokens * (tower.out_size + len(scorer.taps) * tower.hidden_size)
     hidden = 2 * rows * text.hidden_size
     return round(_FLOAT_BYTES * (arena + pixels + encoded + hidden))
+
+
+def _spelled_values(plan: Plan, patches: int) -> float:
+    """Attention of every patch to every patch where it is spelled out, as if the engine fused nothing of it."""
+    if PLAIN not in plan.options.dialects:
+        return 0
+    return plan.architecture.vision.heads * patches**2 * SPELLED_SCORE_BYTES / _FLOAT_BYTES
 
 
 def _kind(tensor: StoredTensor) -> str:

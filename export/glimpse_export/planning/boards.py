@@ -84,7 +84,7 @@ BOARDS = {
     "orin-nano-4gb": _small_orin(4, 1024, 512),
     "orin-nano-8gb": _small_orin(8, 2048, 1024),
     "orin-nx-8gb": _small_orin(8, 2048, 1024),
-    "orin-nx-16gb": Board(16, "8.7", _ORIN_SOFTWARE),
+    "orin-nx-16gb": Board(16, "8.7", _ORIN_SOFTWARE, max_visual_tokens=1536),
     "agx-orin-32gb": Board(32, "8.7", _ORIN_SOFTWARE),
     "agx-orin-64gb": Board(64, "8.7", _ORIN_SOFTWARE),
     "thor-128gb": Board(128, "11.0", "JetPack 7.0: TensorRT 10.13; JetPack 7.2: 10.16"),

@@ -11,6 +11,8 @@ DEFAULT_SCENE_CACHE_BYTES = 256 << 20
 """What a session keeps of the last images asked about, unless ``load`` is told otherwise."""
 ROWS_AT_ONCE = 512
 """Prefill runs so many rows at a time at most: what attention and MLP need in between grows with it, speed does not."""
+SPELLED_SCORE_BYTES = 4 + 2
+"""Of one score in attention that ``plain`` spells out: as float32 before the softmax and as fp16 behind it."""
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "bool": 1, "int32": 4, "int64": 8}
 
 

@@ -1,10 +1,13 @@
 """Builds that would not fit are refused before they start."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from glimpse_export.cli.export import run
+from glimpse_export.cli.request import export_options
 from glimpse_export.engines import memory
 from glimpse_export.engines.memory import (
     BuildMemory,
@@ -13,8 +16,14 @@ from glimpse_export.engines.memory import (
     build_memory,
     read_weights,
     require_memory,
+    scratch_bytes,
 )
 from glimpse_export.errors import BuildError
+from glimpse_export.forecast.budget import require_fit
+from glimpse_export.planning.boards import BOARDS, parse_budget
+from glimpse_export.planning.known import known_plan
+from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.manifest import Profile
 from glimpse_runtime.bundle.packaged import packaged_bundle
 from glimpse_runtime.engines.flavours import flavour_of
 from glimpse_runtime.engines.gpu import Gpu
@@ -97,3 +106,35 @@ def test_weights_are_counted_once() -> None:
     arrays = [onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer]
     large = sum(array.nbytes for array in arrays if array.size > 1000)
     assert large <= read_weights(folder / "upper.onnx").total_bytes <= sum(np.asarray(array).nbytes for array in arrays)
+
+
+@pytest.mark.parametrize(("tokens", "gigabytes"), [(1024, 1.61), (3584, 19.73)])
+def test_spelled_attention_is_bounded_by_the_largest_image(tokens: int, gigabytes: float) -> None:
+    """Sixteen heads of 80, every patch with every other, four bytes before the softmax and two behind it."""
+    manifest = Bundle.open(packaged_bundle()).manifest
+    patches = Profile(4, 1024, 4 * tokens)
+    vision = dataclasses.replace(manifest.vision, hidden_size=1280)
+    profiles = {**manifest.profiles, "patches": patches}
+    made = dataclasses.replace(manifest, vision=vision, profiles=profiles, family={**manifest.family, "head_dim": 80})
+    scratch = scratch_bytes(made, "vision", "plain")
+    assert scratch / 1e9 == pytest.approx(gigabytes, rel=0.01)
+    assert scratch_bytes(made, "vision", "opset24") == scratch_bytes(made, "score", "plain") == GIB
+    small, large = (build_memory(ONE_GIB, FULL, ORIN, nbytes) for nbytes in (GIB, scratch))
+    assert large.host_bytes - small.host_bytes == scratch - GIB
+
+
+def test_scores_of_a_long_context_count_as_well() -> None:
+    manifest = Bundle.open(packaged_bundle()).manifest
+    long = {**manifest.profiles, "rows": Profile(1, 64, 1 << 20), "context": Profile(1, 64, 1 << 20)}
+    scratch = scratch_bytes(dataclasses.replace(manifest, profiles=long), "lower", "plain")
+    assert scratch == manifest.text.heads * 512 * (1 << 20) * 6
+
+
+@pytest.mark.parametrize("board", [name for name, found in BOARDS.items() if found.memory_gib > 4])
+def test_every_board_but_the_smallest_has_room_for_the_3b(board: str) -> None:
+    """From the largest profiles, attention spelled out where the board may get ``plain``."""
+    words = run.make_context("glimpse-export", ["--model", "qwen2.5-vl-3b", "--board", board]).params
+    options = export_options(dict(words))
+    plan = known_plan(options)
+    assert plan is not None
+    require_fit(plan, parse_budget(board))
