@@ -10,24 +10,24 @@ from pathlib import Path
 import pytest
 from support.places import ROOT
 
-from glimpse_plugins.build import build_host
+from glimpse_plugins.build import SOURCES, build_host
 from glimpse_plugins.errors import PluginError
 from glimpse_plugins.toolchain import find_host_compiler, gpu_architecture
 
-HERE = Path(__file__).parent
+STAND_INS = ROOT / "tests" / "stand_ins"
 DOES_NOTHING = """
 #include <stdint.h>
-int32_t glimpse_compact(const void *a, int32_t b, const void *c, int32_t *d, void *e) { return 0; }
-void glimpse_compact_explain(int32_t a, char *b, int32_t c) {}
+extern "C" int32_t glimpse_compact(const void *a, int32_t b, const void *c, int32_t *d, void *e) { return 0; }
+extern "C" void glimpse_compact_explain(int32_t a, char *b, int32_t c) {}
 """
 
 
-def compile_c(source: Path, library: Path) -> None:
+def compile_native(source: Path, library: Path, *flags: str) -> None:
     try:
         compiler = find_host_compiler()
     except PluginError as error:
         pytest.skip(str(error))
-    command = [compiler, "-x", "c", "-shared", "-fPIC", "-w", source, "-o", library]
+    command = [compiler, "-x", "c++", "-std=c++17", "-shared", "-fPIC", "-w", *flags, source, "-o", library]
     subprocess.run(command, check=True)
 
 
@@ -35,7 +35,11 @@ def harness(*arguments: str | Path, driver: Path | None = None) -> subprocess.Co
     roots = os.pathsep.join(str(ROOT / root) for root in ("runtime", "plugins"))
     environment = {**os.environ, "PYTHONPATH": roots}
     if driver is not None:
-        environment["LD_LIBRARY_PATH"] = str(driver)
+        environment |= {
+            "LD_LIBRARY_PATH": str(driver),
+            "CUDA_HOME": str(driver),
+            "GLIMPSE_CACHE": str(driver / "cache"),
+        }
     command = [sys.executable, ROOT / "benchmarks" / "speed" / "gpu" / "compaction.py", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
@@ -43,7 +47,10 @@ def harness(*arguments: str | Path, driver: Path | None = None) -> subprocess.Co
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("driver")
-    compile_c(HERE / "fake_libcuda.c", folder / "libcuda.so.1")
+    flags = ("-DGLIMPSE_HOST", f"-I{SOURCES}")
+    compile_native(STAND_INS / "libcuda.cpp", folder / "libcuda.so.1", *flags)
+    (folder / "lib64").mkdir()
+    compile_native(STAND_INS / "libnvrtc.cpp", folder / "lib64" / "libnvrtc.so.12")
     return folder
 
 
@@ -62,10 +69,17 @@ def test_the_kernels_are_compared_with_numpy_and_measured(driver: Path) -> None:
     assert "64 rows x 2 layers" in harness(*SMALL, "--library", build_host().library, driver=driver).stdout
 
 
+def test_the_kernel_needs_no_compiler_but_nvrtc(driver: Path) -> None:
+    done = harness(*SMALL, "--json", driver=driver)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["wrong"] == 0
+    assert len(list((driver / "cache" / "kernels").glob("*.cubin"))) == 1
+
+
 def test_a_wrong_result_is_a_failure(driver: Path, tmp_path: Path) -> None:
     source = tmp_path / "nothing.c"
     source.write_text(DOES_NOTHING)
-    compile_c(source, tmp_path / "libnothing.so")
+    compile_native(source, tmp_path / "libnothing.so")
     done = harness(*SMALL, "--json", "--library", tmp_path / "libnothing.so", driver=driver)
     assert done.returncode == 1, done.stderr
     assert json.loads(done.stdout)["wrong"] > 50

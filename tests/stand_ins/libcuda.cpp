@@ -13,8 +13,9 @@ using Work = std::function<void()>;
 using Graph = std::vector<Work>;
 Graph *recording = nullptr;
 std::map<uint64_t, size_t> memory;
+constexpr size_t FLUSHED = 64 << 20;  // so large a piece is overwritten to empty a cache, and nobody reads it
 int64_t open_handles = 0, launched = 0;
-int version = 13000;
+int version = 12060;
 char context, stream;
 
 int enqueue(void *where, Work work) {
@@ -93,7 +94,7 @@ int cuMemcpy2DAsync_v2(const Copy2d *given, void *where) {
     });
 }
 int cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, void *where) {
-    return enqueue(where, [=] { std::memset(at(to), value, bytes); });
+    return enqueue(where, [=] { std::memset(at(to), value, bytes < FLUSHED ? bytes : 1); });
 }
 int cuEventCreate(void **event, unsigned) { return open(event); }
 int cuEventDestroy_v2(void *event) { return close(event); }
@@ -111,7 +112,10 @@ int cuGraphLaunch(void *graph, void *where) {
 }
 int cuGraphDestroy(void *graph) { return --open_handles, delete static_cast<Graph *>(graph), 0; }
 int cuGraphExecDestroy(void *graph) { return cuGraphDestroy(graph); }
-int cuModuleLoadData(void **module, const void *image) { return std::strncmp(static_cast<const char *>(image), "code for sm_87", 14) ? 200 : open(module); }
+int cuModuleLoadData(void **module, const void *image) { 
+    const char *start = static_cast<const char *>(image);  // of the stand-in of NVRTC, or where there is one of NVRTC itself
+    return std::strncmp(start, "code for sm_87", 14) && std::strncmp(start, "\x7f" "ELF", 4) ? 200 : open(module);
+}
 int cuModuleUnload(void *module) { return close(module); }
 int cuModuleGetFunction(void **function, void *, const char *name) { return *function = &launched, std::strcmp(name, "glimpse_compact_kernel") ? 500 : 0; }
 int cuFuncSetAttribute(void *, int attribute, int) { return attribute != 8; }

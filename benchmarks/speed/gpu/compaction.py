@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.speed.gpu.driver import Gpu, NoGpuError
-from glimpse_plugins.build import build_plugin
-from glimpse_plugins.errors import PluginError
 from glimpse_plugins.library import CompactLibrary, Keep, KeepForm, Rows, cache_rows, hidden_rows, position_rows
 from glimpse_runtime.backends.compact import compact_prompt
+from glimpse_runtime.backends.cuda.compaction import Kernels
+from glimpse_runtime.errors import BackendError
 
 MASKS = 1000
 KEPT_SHARES = (0.1, 0.25, 0.5, 1.0)
@@ -88,7 +88,7 @@ class Prompt:
         ]
 
 
-def count_differences(gpu: Gpu, library: CompactLibrary, masks: int) -> int:
+def count_differences(gpu: Gpu, library: Kernels, masks: int) -> int:
     """Returns for how many of some random masks the GPU gives anything else than numpy."""
     rng = np.random.default_rng(0)
     wrong = 0
@@ -108,7 +108,7 @@ def count_differences(gpu: Gpu, library: CompactLibrary, masks: int) -> int:
     return wrong
 
 
-def run(gpu: Gpu, library: CompactLibrary, prompt: Prompt, mask: NDArray[np.bool_], form: KeepForm) -> int:
+def run(gpu: Gpu, library: Kernels, prompt: Prompt, mask: NDArray[np.bool_], form: KeepForm) -> int:
     """Compacts a prompt and returns the count that the kernel wrote."""
     listed = {
         KeepForm.MASK_BYTES: mask.astype(np.uint8),
@@ -138,7 +138,7 @@ def is_equal(
     return bool(same)
 
 
-def measure(gpu: Gpu, library: CompactLibrary, geometry: Geometry, rows: int, repeats: int) -> list[Timing]:
+def measure(gpu: Gpu, library: Kernels, geometry: Geometry, rows: int, repeats: int) -> list[Timing]:
     """Measures the kernel and the copy that it is compared with."""
     timings = []
     rng = np.random.default_rng(1)
@@ -182,7 +182,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=2048, help="columns of the hidden states, float32")
     parser.add_argument("--masks", type=int, default=MASKS, help="random masks to compare with numpy")
     parser.add_argument("--repeats", type=int, default=50, help="runs that a median is taken of")
-    parser.add_argument("--library", type=Path, help="a kernel library that is built already")
+    parser.add_argument("--library", type=Path, help="a library of nvcc's instead of what NVRTC compiles")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args()
 
@@ -192,9 +192,9 @@ def main() -> int:
     asked = arguments()
     try:
         gpu = Gpu()
-        library = CompactLibrary(asked.library or build_plugin().library)
-    except (NoGpuError, PluginError) as error:
-        print(f"This needs an NVIDIA GPU and the kernel library: {error}", file=sys.stderr)
+        library = gpu.kernel() if asked.library is None else CompactLibrary(asked.library)
+    except (NoGpuError, BackendError) as error:
+        print(f"This needs an NVIDIA GPU and the compaction kernel: {error}", file=sys.stderr)
         return NO_GPU
     geometry = Geometry(asked.layers, asked.kv_heads, asked.rows, asked.width, asked.hidden)
     with gpu:

@@ -25,8 +25,11 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "tests"))
 # That of tests/, not this file; it puts the clone's own packages first, installed or not.
 import conformance as golden_cases
 
-from glimpse_export import ExportOptions, export
-from glimpse_export.weights.precision import Precision
+try:
+    from glimpse_export import ExportOptions, export
+    from glimpse_export.weights.precision import Precision
+except ModuleNotFoundError as error:
+    sys.exit(f'{error.name} is not installed; run: pip install -e ".[gpu,export]"')
 from glimpse_runtime import BackendError, GlimpseError
 from glimpse_runtime.backends import open_backend
 from glimpse_runtime.bundle.bundle import Bundle

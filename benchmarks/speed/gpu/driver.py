@@ -1,18 +1,17 @@
-"""One GPU through the CUDA driver's C interface: memory, copies, events.
+"""One GPU for measurements: memory, copies, events and the compaction kernel, by way of the runtime's own calls."""
 
-ctypes on libcuda.so.1, and not cuda-python or libcudart: the driver's library is wherever a GPU is, under this one
-name, so the measurements need nothing that is not there already. The kernel library works in the same primary context.
-"""
-
-import ctypes
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_NAME_BYTES = 128
-_Address, _Pointer = ctypes.c_uint64, ctypes.c_void_p
+from glimpse_runtime.backends.cuda.device import Cuda
+from glimpse_runtime.backends.cuda.kernel import CompactModule
+from glimpse_runtime.backends.cuda.transfer import Transfer
+from glimpse_runtime.engines.gpu import current_gpu
+from glimpse_runtime.errors import BackendError
 
 
 class NoGpuError(Exception):
@@ -28,82 +27,76 @@ class Gpu:
         Raises:
             NoGpuError: there is none.
         """
+        found = current_gpu()
         try:
-            self._driver = ctypes.CDLL("libcuda.so.1")
-        except OSError as error:
-            raise NoGpuError(f"no NVIDIA driver: {error}") from None
-        device, self._context, self._stream = ctypes.c_int(), _Pointer(), _Pointer()
-        if self._driver.cuInit(0) or self._driver.cuDeviceGet(ctypes.byref(device), 0):
+            self._cuda = Cuda()
+        except BackendError as error:
+            raise NoGpuError(str(error)) from None
+        if found is None:
             raise NoGpuError("the NVIDIA driver finds no GPU; is CUDA_VISIBLE_DEVICES set?")
-        self._device = device
-        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
-        self._call("cuCtxSetCurrent", self._context)
-        self._call("cuStreamCreate", ctypes.byref(self._stream), ctypes.c_uint(0))
-        self._events = [_Pointer(), _Pointer()]
-        for event in self._events:
-            self._call("cuEventCreate", ctypes.byref(event), ctypes.c_uint(0))
+        self._found = found
+        self._transfer = Transfer(self._cuda)
+        self._events = [self._cuda.event(is_timed=True) for _ in range(2)]
         self._allocated: list[int] = []
 
     @property
     def name(self) -> str:
         """What the GPU is called."""
-        text = ctypes.create_string_buffer(_NAME_BYTES)
-        self._call("cuDeviceGetName", text, ctypes.c_int(_NAME_BYTES), self._device)
-        return text.value.decode()
+        return self._found.name
 
     @property
     def stream(self) -> int:
         """The stream that all work goes to."""
-        return self._stream.value or 0
+        return int(self._cuda.stream.handle)
+
+    def kernel(self) -> CompactModule:
+        """Returns the compaction kernel, compiled by NVRTC if the cache does not have it.
+
+        Raises:
+            BackendError: it cannot be had; with what to install.
+        """
+        return CompactModule(self._cuda, self._found.capability)
 
     def allocate(self, nbytes: int) -> int:
         """Returns the address of new memory, aligned to 256 bytes."""
-        address = _Address()
-        self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(nbytes))
-        self._allocated.append(address.value)
-        return address.value
+        address = self._cuda.allocate(nbytes)
+        self._allocated.append(address)
+        return address
 
     def free(self) -> None:
         """Frees all memory, after the stream's work is done."""
         self.wait()
         while self._allocated:
-            self._call("cuMemFree_v2", _Address(self._allocated.pop()))
+            self._cuda.free(self._allocated.pop())
 
     def write(self, address: int, content: NDArray[np.uint8]) -> None:
-        """Copies bytes to the GPU, after the stream's work is done."""
-        self.wait()
-        if content.nbytes:
-            self._call("cuMemcpyHtoD_v2", _Address(address), content.ctypes.data_as(_Pointer), _size(content.nbytes))
+        """Copies bytes to the GPU, in the stream."""
+        self._transfer.upload(content, address)
 
-    def read(self, address: int, nbytes: int) -> NDArray[np.uint8]:
-        """Copies bytes from the GPU, after the stream's work is done."""
-        self.wait()
-        content = np.empty(nbytes, np.uint8)
-        self._call("cuMemcpyDtoH_v2", content.ctypes.data_as(_Pointer), _Address(address), _size(nbytes))
-        return content
+    def read(self, address: int, nbytes: int) -> Any:
+        """Copies bytes from the GPU, (nbytes,) uint8, after the stream's work is done."""
+        return self._transfer.download(address, nbytes)
 
     def fill(self, address: int, nbytes: int) -> None:
         """Overwrites memory with zeros, in the stream."""
-        self._call("cuMemsetD8Async", _Address(address), ctypes.c_ubyte(0), _size(nbytes), self._stream)
+        self._cuda.zero(address, nbytes)
 
     def copy(self, destination: int, source: int, nbytes: int) -> None:
         """Copies memory of the GPU, in the stream."""
-        self._call("cuMemcpyDtoDAsync_v2", _Address(destination), _Address(source), _size(nbytes), self._stream)
+        self._cuda.copy(source, destination, nbytes)
 
     def milliseconds(self, work: Callable[[], None]) -> float:
         """Returns how long the GPU takes for what ``work`` puts into the stream."""
         start, end = self._events
-        self._call("cuEventRecord", start, self._stream)
+        start.record()
         work()
-        self._call("cuEventRecord", end, self._stream)
-        self._call("cuEventSynchronize", end)
-        spent = ctypes.c_float()
-        self._call("cuEventElapsedTime", ctypes.byref(spent), start, end)
-        return spent.value
+        end.record()
+        end.synchronize()
+        return end.milliseconds_since(start)
 
     def wait(self) -> None:
         """Waits for the stream's work."""
-        self._call("cuStreamSynchronize", self._stream)
+        self._cuda.synchronize()
 
     def __enter__(self) -> "Gpu":
         """Gives itself."""
@@ -115,18 +108,4 @@ class Gpu:
         """Frees everything; after an error the context may be unusable, and the driver frees it with the process."""
         if error is None:
             self.free()
-            for event in self._events:
-                self._call("cuEventDestroy_v2", event)
-            self._call("cuStreamDestroy_v2", self._stream)
-            self._call("cuDevicePrimaryCtxRelease_v2", self._device)
-
-    def _call(self, name: str, *arguments: object) -> None:
-        status = getattr(self._driver, name)(*arguments)
-        if status:
-            text = ctypes.c_char_p()
-            self._driver.cuGetErrorString(status, ctypes.byref(text))
-            raise RuntimeError(f"{name}: {(text.value or b'unknown error').decode()} ({status})")
-
-
-def _size(nbytes: int) -> ctypes.c_size_t:
-    return ctypes.c_size_t(nbytes)
+            self._cuda.close()

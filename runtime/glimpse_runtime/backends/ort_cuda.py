@@ -67,7 +67,8 @@ class OrtCudaBackend(DeviceMemory):
             if device(tensor).dtype not in _CACHE_DTYPES:
                 raise BackendError(
                     f"stage {name}: the device cuda needs a KV cache of fp16, the bundle has {device(tensor).dtype}; "
-                    "export it again with --kv-cache-precision fp16"
+                    "export the model again with --target ort-cuda, the packaged one with: "
+                    "glimpse-export --model pocket --target ort-cuda --out pocket-cuda"
                 )
         options = {
             "device_id": str(DEVICE),

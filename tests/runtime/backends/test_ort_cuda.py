@@ -116,7 +116,7 @@ def test_a_request_ends_at_its_deadline(runtime: FakeDriver, half: Path) -> None
 
 
 def test_a_cache_of_float32_is_refused_with_the_option(runtime: FakeDriver) -> None:
-    with pytest.raises(BackendError, match=r"stage \w+: .* fp16, the bundle has float32; .*--kv-cache-precision fp16"):
+    with pytest.raises(BackendError, match=r"stage \w+: .* fp16, the bundle has float32; .*--target ort-cuda"):
         load(device="cuda")
 
 
