@@ -187,7 +187,7 @@ STRUCTURES = """
 int main() {
     using Pool = CUmemPoolProps;
     using Copy = CUDA_MEMCPY2D;
-    std::printf("%zu %zu %zu ", sizeof(Pool), offsetof(Pool, location), offsetof(Pool, maxSize));
+    std::printf("%zu %zu %zu ", sizeof(Pool), offsetof(Pool, location), offsetof(Pool, usage));
     std::printf("%zu %zu %zu", sizeof(Copy), offsetof(Copy, dstDevice), offsetof(Copy, Height));
 }
 """
@@ -209,7 +209,7 @@ def test_structures_and_numbers_are_those_of_cuda_h(tmp_path: Path) -> None:
     subprocess.run([*command, "-o", tmp_path / "sizes"], check=True)
     found = subprocess.run([tmp_path / "sizes"], capture_output=True, text=True, check=True).stdout
     pool, copy = driver.PoolProperties, driver.Copy2d
-    ours = [ctypes.sizeof(pool), pool.location_type.offset, pool.maximum_bytes.offset]
+    ours = [ctypes.sizeof(pool), pool.location_type.offset, pool.usage.offset]
     ours += [ctypes.sizeof(copy), copy.target.offset, copy.count.offset]
     assert [int(number) for number in found.split()] == ours
     text = header.read_text()
