@@ -81,7 +81,7 @@ def read_record(cls: type[Record], data: Any, where: str, path: str = "") -> Rec
     """
     if not isinstance(data, dict):
         raise BundleFormatError(f"{where}: {path or 'top level'} must be an object, found {_kind(data)}")
-    hints, defaults = _fields(cls)
+    hints, defaults = _fields(cls)  # type: ignore[arg-type]  # a class is hashable
     for key in sorted(set(data) - set(defaults)):
         raise BundleFormatError(f"{where}: unknown key {_join(path, key)}; it was written by another version")
     for key in sorted(key for key, default in defaults.items() if default is dataclasses.MISSING and key not in data):
