@@ -6,7 +6,7 @@ Everything is checked before anything is computed, and a wrong value is an ``Inp
 import math
 from collections.abc import Iterable
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def real(
     """
     if not isinstance(value, Real) or isinstance(value, bool):
         raise error(f"{name} must be a number, found {shown(value)}")
-    number = _float(value)
+    number = as_float(value)
     if not math.isfinite(number) or not least <= number <= most or (above and number == least):
         wanted = f"lie in {least:g}..{most:g}" if math.isfinite(most) else f"be a finite number, at least {least:g}"
         wanted += f", above {least:g}" if above else ""
@@ -130,7 +130,8 @@ def shown(value: Any) -> str:
     return found if len(found) <= _SHOWN else f"{found[: _SHOWN - 3]}..."
 
 
-def _float(value: Real) -> float:
+def as_float(value: SupportsFloat) -> float:
+    """Returns a number as a float, infinity where it is too large for one."""
     try:
         return float(value)
     except OverflowError:

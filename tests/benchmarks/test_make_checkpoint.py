@@ -10,6 +10,8 @@ import pytest
 pytest.importorskip("onnx_ir")
 pytest.importorskip("torch")
 
+from support.dims import qwen_dims
+
 from benchmarks.export.checkpoints.decoder import Decoder
 from benchmarks.export.checkpoints.draw import Recipe, draw
 from benchmarks.export.checkpoints.qwen2_5_vl.files import Vocabulary
@@ -17,7 +19,6 @@ from benchmarks.make_checkpoint import cut, write
 from glimpse_export import ExportOptions, export, plan
 from glimpse_export.source.checkpoint import Checkpoint
 from glimpse_models import MODELS
-from glimpse_models.qwen2_5_vl.facts.dims import QwenDims
 from glimpse_runtime import load
 from glimpse_runtime.inputs.tokenizer import Tokenizer
 
@@ -45,7 +46,7 @@ def test_exporter_takes_it(made: Path) -> None:
     assert planned.architecture.text.tied
     assert set(planned.checkpoint.dtypes.values()) == {"bfloat16"}
     configs = [json.loads((made / name / "config.json").read_text()) for name in ("base", "adapter")]
-    assert QwenDims.from_configs(*configs) == SMALL
+    assert qwen_dims(*configs) == SMALL
 
 
 def test_shards_are_as_published(made: Path) -> None:

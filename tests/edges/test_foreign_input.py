@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -61,6 +62,10 @@ def test_a_template_is_bounded(monkeypatch: pytest.MonkeyPatch, source: str, par
     with pytest.raises(UnsupportedError, match=part):
         rendering.Renderer(source, "chat_template.jinja", None)([{"role": "user", "content": []}])
     assert time.monotonic() - start_s < 5
+    for thread in threading.enumerate():
+        if thread.name == "glimpse-host":
+            thread.join(5)
+            assert not thread.is_alive(), "it goes on where nobody waits for it"
 
 
 def test_a_work_folder_of_somebody_else_is_not_touched(tmp_path: Path) -> None:

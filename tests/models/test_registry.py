@@ -4,10 +4,10 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from support.dims import qwen_dims
 
 from glimpse_models import MODELS, TARGETS, ModelFacts, find
 from glimpse_models.listing import listing
-from glimpse_models.qwen2_5_vl.facts.dims import QwenDims
 
 PRECISIONS = {"fp32", "fp16", "bf16", "int8", "int4"}
 every_model = pytest.mark.parametrize("facts", MODELS.values(), ids=MODELS)
@@ -45,7 +45,7 @@ def test_dims_of_pocket_are_those_of_its_checkpoint() -> None:
     folder = Path(str(resources.files("glimpse_models"))) / "pocket" / "checkpoint"
     base, adapter = (json.loads((folder / name / "config.json").read_text()) for name in ("base", "adapter"))
     dims = MODELS["pocket"].dims
-    assert QwenDims.from_configs(base, adapter) == dims
+    assert qwen_dims(base, adapter) == dims
     safetensors = pytest.importorskip("safetensors")
     with safetensors.safe_open(folder / "base" / "model.safetensors", framework="np") as file:
         sizes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118

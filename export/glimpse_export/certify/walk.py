@@ -21,7 +21,7 @@ from glimpse_export.certify.measures.record import Recorder
 from glimpse_export.certify.reference import glimpse
 from glimpse_export.certify.reference.base import Cache, Layer, Reference
 from glimpse_export.certify.trials.inputs import Inputs, prepare
-from glimpse_export.certify.trials.rows import Rows
+from glimpse_export.certify.trials.packed import Packed
 from glimpse_export.certify.written.stored import as_tensor
 from glimpse_export.certify.written.weights import MEASURE, WeightCheck
 from glimpse_export.planning.plan import Plan
@@ -210,13 +210,13 @@ class Walk:
     ) -> torch.Tensor:
         """Runs layers 0..K on all prompts; returns the reference's rows."""
         enter = entering(inputs, seen, self._embedding(), head, self._architecture)
-        rows = enter.rows
-        lower.start(rows, enter.ours, vectors, enter.gate)
+        packed = enter.packed
+        lower.start(packed, enter.ours, vectors, enter.gate)
         lower.watch(enter.visual)
-        answers.begin(rows, enter.visual, np.asarray(enter.gate.any(1)))
-        out = self._read(lower, torch.from_numpy(enter.reference), rows, answers.cache, answers.states)
+        answers.begin(packed, enter.visual, np.asarray(enter.gate.any(1)))
+        out = self._read(lower, torch.from_numpy(enter.reference), packed, answers.cache, answers.states)
         where = answers.is_prompt
-        prompts = rows.keep(where)
+        prompts = packed.keep(where)
         mine, theirs = prompts.split(np.concatenate(lower.ours)[where]), prompts.split(out.numpy()[where])
         worst = max(measure.relative_l2(*pair) for pair in zip(mine, theirs, strict=True))
         self._recorder.at_most("lower", None, "hidden_relative_l2", worst, self._middle_bounds.hidden)
@@ -232,16 +232,16 @@ class Walk:
         answers: Answers,
     ) -> None:
         """Runs the layers after K on the rows that the reference keeps, and the head."""
-        rows = answers.prune(kept)
+        packed = answers.prune(kept)
         stay = answers.stay
-        mine = [values[stay[answers.rows.of(prompt)]] for prompt, values in enumerate(lower.ours)]
-        upper.start(rows, mine, None, None)
-        out = self._read(upper, reference[torch.from_numpy(stay)], rows, answers.cache, answers.states)
-        last = torch.stack([out[rows.of(prompt)][-1] for prompt in range(rows.prompts)])
+        mine = [values[stay[answers.packed.of(prompt)]] for prompt, values in enumerate(lower.ours)]
+        upper.start(packed, mine, None, None)
+        out = self._read(upper, reference[torch.from_numpy(stay)], packed, answers.cache, answers.states)
+        last = torch.stack([out[packed.of(prompt)][-1] for prompt in range(packed.prompts)])
         answers.first(*head.check(upper.ours, last))
 
     def _read(
-        self, part: DecoderCheck, entering: torch.Tensor, rows: Rows, cache: Cache | None, states: list[State]
+        self, part: DecoderCheck, entering: torch.Tensor, packed: Packed, cache: Cache | None, states: list[State]
     ) -> torch.Tensor:
         """Runs the reference through a part's layers, each of which checks the bundle's on the way."""
         if not part.layers:
@@ -251,4 +251,4 @@ class Walk:
             transient: list[State] = [{} for _ in states]
             return part.visit(index, layer, hidden, cache, states if cache is not None else transient)
 
-        return self._base.read(entering, torch.from_numpy(rows.positions), rows.mask(), part.layers, visit)
+        return self._base.read(entering, torch.from_numpy(packed.positions), packed.mask(), part.layers, visit)

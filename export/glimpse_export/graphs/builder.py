@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from glimpse_export.source.checkpoint import Checkpoint
 from glimpse_export.weights.file import Dtype, Parts, WeightLayout, data_type
 from glimpse_export.weights.journal import StoredTensor
 from glimpse_runtime.arrays import Array
@@ -80,6 +81,10 @@ class GraphBuilder:
         """Returns a small float32 weight such as a bias, which ``make`` gives."""
         return self.weight(name, "float32", shape, lambda: [make().astype(np.float32).reshape(shape)])
 
+    def read_vector(self, checkpoint: Checkpoint, name: str) -> ir.Value:
+        """Returns a small float32 weight as a checkpoint has it."""
+        return self.vector(name, checkpoint.shapes[name], lambda: checkpoint.read(name))
+
     def stored(self, name: str, where: StoredTensor) -> ir.Value:
         """Returns a weight whose bytes lie in some file already."""
         if name not in self._graph.initializers:
@@ -97,6 +102,10 @@ class GraphBuilder:
             )
             self._graph.register_initializer(value)
         return self._graph.initializers[name]
+
+    def layer_norm(self, x: ir.Value, weight: ir.Value, bias: ir.Value, eps: float) -> ir.Value:
+        """Returns the last axis with mean 0 and variance 1, times weight, plus bias, as every dialect spells it."""
+        return self.op("LayerNormalization", x, weight, bias, axis=-1, epsilon=eps)
 
     def op(self, kind: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
         """Adds a node with one output."""

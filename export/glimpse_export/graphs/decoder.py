@@ -185,13 +185,12 @@ class DecoderAuthor:
         return g.mark(self._linear(g, inner, f"{prefix}.down_proj", layer, bounded=False), f"layer.{layer}.mlp")
 
     def _norm(self, g: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
-        return self._dialect.rms_norm(g, x, self._vector(g, f"{name}.weight"), self._text.norm_eps)
+        return self._dialect.rms_norm(g, x, g.read_vector(self._checkpoint, f"{name}.weight"), self._text.norm_eps)
 
     def _add_norm(self, g: GraphBuilder, x: ir.Value, skip: ir.Value, name: str) -> tuple[ir.Value, ir.Value]:
-        return self._dialect.add_rms_norm(g, x, skip, self._vector(g, f"{name}.weight"), self._text.norm_eps)
-
-    def _vector(self, g: GraphBuilder, name: str) -> ir.Value:
-        return g.vector(name, self._checkpoint.shapes[name], lambda: self._checkpoint.read(name))
+        return self._dialect.add_rms_norm(
+            g, x, skip, g.read_vector(self._checkpoint, f"{name}.weight"), self._text.norm_eps
+        )
 
     def _linear(
         self, g: GraphBuilder, x: ir.Value, name: str, layer: int, bias: bool = False, bounded: bool = True
@@ -199,5 +198,5 @@ class DecoderAuthor:
         form = self._upper
         if layer < self._architecture.lower_layers:
             form = self._lower[lower_part(name)]
-        added = self._vector(g, f"{name}.bias") if bias else None
+        added = g.read_vector(self._checkpoint, f"{name}.bias") if bias else None
         return form.multiply(g, x, self._checkpoint.matrix(f"{name}.weight"), added, bounded)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from glimpse_export.errors import CheckpointError, UnsupportedError
+from glimpse_runtime.checked import as_float
 from glimpse_runtime.files.reading import read_small_text
 
 Config = Mapping[str, Any]
@@ -39,7 +40,7 @@ class Fields:
         if value is None and default is None:
             return None
         if kind is float and type(value) is int:
-            value = _as_float(value)
+            value = as_float(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise self.wrong(key, f"of type {kind.__name__}")
         if kind is float and not _is_number(value):
@@ -134,11 +135,4 @@ def given(config: Config) -> Config:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(_as_float(value))
-
-
-def _as_float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
+    return type(value) in (int, float) and math.isfinite(as_float(value))

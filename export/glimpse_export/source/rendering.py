@@ -6,8 +6,11 @@ The environment is that of ``transformers.utils.chat_template_utils``: blocks tr
 """
 
 import json
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from types import FrameType
 from typing import Any
 
 from glimpse_export.errors import UnsupportedError
@@ -57,6 +60,7 @@ class Renderer:
         given = {"messages": list(messages), "add_generation_prompt": open_answer, **self._variables}
 
         def render() -> str:
+            sys.settrace(_ending_after(_SECONDS))  # of this thread, which would loop on when nobody waits for it
             left = _LONGEST
             for piece in self._template.generate(**given):
                 pieces.append(piece)
@@ -135,6 +139,18 @@ def _environment(refuse: Callable[[str], None]) -> Any:
         "namespace": namespace,
     }
     return environment
+
+
+def _ending_after(seconds: float) -> Callable[[FrameType, str, Any], Any]:
+    """Returns what ends the code of templates at their next line when the time is up."""
+    until_s = time.monotonic() + seconds
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        if time.monotonic() > until_s:
+            raise Interrupted
+        return trace if frame.f_code.co_filename == "<template>" else None
+
+    return trace
 
 
 def _to_json(

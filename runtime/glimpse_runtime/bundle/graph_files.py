@@ -18,6 +18,7 @@ _INSIDE = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: "entry"},
 }
+_KEY = b"location"
 _DEEPEST = 32
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
 
@@ -43,12 +44,13 @@ def _locations(data: memoryview, kind: str, depth: int) -> Iterator[str]:
         raise ValueError("nested too deeply")
     if kind == "entry":
         pair = {number: bytes(value) for number, value in _fields(data)}
-        if pair.get(1) == b"location":
+        if pair.get(1) == _KEY:
             yield pair.get(2, b"").decode()
         return
     for number, value in _fields(data):
         inner = _INSIDE[kind].get(number)
-        if inner is not None:
+        # Most of a graph is operators, which name no file; searching them takes a tenth of the time of reading them.
+        if inner is not None and _KEY in bytes(value):
             yield from _locations(value, inner, depth + 1)
 
 

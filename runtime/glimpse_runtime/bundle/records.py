@@ -6,6 +6,7 @@ still be read by versions that do not know it.
 """
 
 import dataclasses
+import functools
 import json
 import sys
 import types
@@ -80,8 +81,7 @@ def read_record(cls: type[Record], data: Any, where: str, path: str = "") -> Rec
     """
     if not isinstance(data, dict):
         raise BundleFormatError(f"{where}: {path or 'top level'} must be an object, found {_kind(data)}")
-    hints = typing.get_type_hints(cls)
-    defaults = {field.name: field.default for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints, defaults = _fields(cls)  # type: ignore[arg-type]  # a class is hashable
     for key in sorted(set(data) - set(defaults)):
         raise BundleFormatError(f"{where}: unknown key {_join(path, key)}; it was written by another version")
     for key in sorted(key for key, default in defaults.items() if default is dataclasses.MISSING and key not in data):
@@ -106,6 +106,12 @@ def read_object(text: str, where: str) -> dict[str, Any]:
     except UnicodeEncodeError:
         raise BundleFormatError(f"{where} holds text that is not valid Unicode; export the model again") from None
     return data
+
+
+@functools.cache
+def _fields(cls: type) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns types and defaults of a dataclass by the names of its fields."""
+    return typing.get_type_hints(cls), {field.name: field.default for field in dataclasses.fields(cls)}
 
 
 def _value(hint: Any, data: Any, where: str, path: str) -> Any:

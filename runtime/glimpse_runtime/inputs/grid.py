@@ -39,9 +39,7 @@ class Patches:
     Attributes:
         pixel_values: (patches, values) float32; a row is one patch, in the order and layout of the model's family.
         grid: the patch grid.
-        original_size: (width, height) of the image before resizing, in pixels.
     """
 
     pixel_values: FloatArray
     grid: Grid
-    original_size: tuple[int, int]

@@ -9,6 +9,8 @@ import os
 import weakref
 from typing import Protocol
 
+from glimpse_runtime.errors import SessionError
+
 
 class Forkable(Protocol):
     """What holds an engine."""
@@ -24,6 +26,14 @@ _HOLDERS: "weakref.WeakSet[Forkable]" = weakref.WeakSet()
 def watch(holder: Forkable) -> None:
     """Has a holder leave its engine to the parent wherever this process is forked."""
     _HOLDERS.add(holder)
+
+
+def loaded_before() -> SessionError:
+    """Returns the error for a session that is the parent's."""
+    return SessionError(
+        "this session was loaded before the process was forked; load the bundle in the child, or start processes with "
+        "the method spawn (multiprocessing.set_start_method)"
+    )
 
 
 def _in_child() -> None:

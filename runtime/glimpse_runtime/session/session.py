@@ -1,12 +1,8 @@
 """A loaded bundle: ask many questions."""
 
 import dataclasses
-import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import TracebackType
 
 from PIL import Image
 
@@ -34,6 +30,7 @@ from glimpse_runtime.session.request import (
 from glimpse_runtime.session.sampling import Sampler, Sampling
 from glimpse_runtime.session.scene import Scene
 from glimpse_runtime.session.scene_cache import SceneCache, SceneState, content_key
+from glimpse_runtime.session.turns import Turns
 from glimpse_runtime.stats import Stats
 from glimpse_runtime.steps.entering import Entry
 from glimpse_runtime.steps.pipeline import Pipeline
@@ -51,9 +48,7 @@ class Session:
         self.bundle = bundle
         self._pipeline: Pipeline | None = pipeline
         self._tokenizer = Tokenizer(bundle.path("tokenizer.json")) if manifest.prompt else None
-        self._lock = threading.Lock()
-        self._running: Interrupt | None = None
-        self._unfinished: weakref.ref[Answer] | None = None
+        self._turns = Turns()
         self._scenes = SceneCache(scene_cache_bytes)
         self._forked = False
         fork.watch(self)
@@ -94,7 +89,7 @@ class Session:
             SessionError: the session is closed or busy.
         """
         request = make_request(pruning, sampling, max_new_tokens, timeout)
-        self._begin(request.interrupt)
+        self._turns.begin(request.interrupt)
 
         def prepare() -> tuple[Prompt, SceneState, list[Image.Image]]:
             scene, pictures = self._read(images, encoding)
@@ -129,7 +124,7 @@ class Session:
             SessionError: the session is closed or busy.
         """
         request, manifest = make_request(pruning, sampling, max_new_tokens, timeout, eos), self.bundle.manifest
-        self._begin(request.interrupt)
+        self._turns.begin(request.interrupt)
         image_token = manifest.tokens.image
 
         def prepare() -> tuple[Prompt, SceneState, list[Image.Image]]:
@@ -162,7 +157,7 @@ class Session:
         """
         request = make_request(pruning or Pruning(enabled=False), None, 1, timeout)
         stats, interrupt = request.stats, request.interrupt
-        self._begin(interrupt)
+        self._turns.begin(interrupt)
         pipeline = self._open_pipeline()
         try:
             scene, pictures = interrupt.run(lambda: self._read(images, encoding))
@@ -172,8 +167,8 @@ class Session:
             raise InputError("a scene needs at least one image; ask([], question) asks without")
         prompt = self._build_prompt("?", scene.grids, None, ())
         pipeline.check(prompt, request.pruning)
-        self._finish_earlier_answer(interrupt)
-        with self._turn(interrupt):
+        self._turns.finish_left(interrupt)
+        with self._turns.take(interrupt):
             try:
                 self._encode_into(scene, pictures, stats, interrupt)
                 if not request.pruning.enters_by_question:
@@ -185,9 +180,7 @@ class Session:
 
     def cancel(self) -> None:
         """Ends the request that is running, from any thread; its answer keeps the text it has."""
-        running = self._running
-        if running is not None:
-            running.cancel()
+        self._turns.cancel()
 
     def memory_plan(self) -> dict[str, int]:
         """Returns bytes by purpose: KV caches, memory-mapped embedding table, weights, cached scenes now and at most.
@@ -207,7 +200,7 @@ class Session:
     def close(self) -> None:
         """Ends what runs and frees the model and its scenes; the session cannot be used afterwards."""
         self.cancel()
-        with self._lock:
+        with self._turns.lock:
             self._scenes.clear()
             if self._pipeline is not None:
                 self._pipeline.close()
@@ -217,16 +210,14 @@ class Session:
         """Returns the session itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Closes the session."""
         self.close()
 
     def _ask_scene(
         self, scene: SceneState, question: str, request: Request, system: str | None, turns: Sequence[tuple[str, str]]
     ) -> Answer:
-        self._begin(request.interrupt)
+        self._turns.begin(request.interrupt)
         return self._prepared(request, lambda: (self._build_prompt(question, scene.grids, system, turns), scene, None))
 
     def _prepared(
@@ -262,11 +253,11 @@ class Session:
             request: the options.
         """
         pipeline, stats, interrupt = self._open_pipeline(), request.stats, request.interrupt
-        self._finish_earlier_answer(interrupt)
+        self._turns.finish_left(interrupt)
         sampler = Sampler(request.sampling, prompt.ids, self.bundle.manifest.generation.repetition_penalty)
         report = report_unpruned(prompt.grids, "the request ended before pruning")
         first: int | None = None
-        with self._turn(interrupt):
+        with self._turns.take(interrupt):
             try:
                 key = content_key(pictures) if pictures and self._scenes.limit_bytes else None
                 known = self._scenes.get(key) if key else None
@@ -284,7 +275,7 @@ class Session:
                 pass  # the answer says so by its reason
         stats.prompt_tokens = len(prompt.ids)
         answer = self._finished(first, report, scene.sizes, scene.stamp, request, sampler)
-        self._unfinished = weakref.ref(answer)
+        self._turns.leave(answer)
         return answer
 
     def _finished(
@@ -301,7 +292,7 @@ class Session:
         stats.ttft_ms = (time.perf_counter() - request.start_s) * 1e3
         stats.visual_tokens, stats.kept_tokens = report.total, report.kept
         stop = frozenset(self.bundle.manifest.tokens.eos if request.eos is None else request.eos)
-        answer = Answer(
+        return Answer(
             self._generate(first, sampler, stop, request),
             stop,
             self._tokenizer,
@@ -311,7 +302,6 @@ class Session:
             request.sampling.stop,
             stamp,
         )
-        return answer
 
     def _generate(
         self, token: int | None, sampler: Sampler | None, stop: frozenset[int], request: Request
@@ -325,7 +315,7 @@ class Session:
             pipeline = self._open_pipeline()
             if token in stop or count == request.max_new_tokens or pipeline.room == 0:
                 return
-            with self._turn(request.interrupt):
+            with self._turns.take(request.interrupt):
                 try:
                     token = sampler.choose(pipeline.decode(token, request.stats, request.interrupt))
                 except Interrupted:
@@ -374,40 +364,15 @@ class Session:
             self._tokenizer, manifest.prompt, manifest.tokens, self._family, question, grids, system, turns, context
         )
 
-    def _finish_earlier_answer(self, interrupt: Interrupt) -> None:
-        """Ends an answer that is still held: its KV cache is about to be reused."""
-        earlier = self._unfinished() if self._unfinished else None
-        if earlier is not None:
-            earlier._finish_for(interrupt)
-
-    def _begin(self, interrupt: Interrupt) -> None:
-        """Makes a request the one that ``cancel`` ends, unless another is being computed."""
-        if not self._lock.locked():
-            self._running = interrupt
-
-    @contextmanager
-    def _turn(self, interrupt: Interrupt) -> Iterator[None]:
-        """Holds the session for one computation, then the one that ``cancel`` ends, or says that it is busy."""
-        if not self._lock.acquire(blocking=False):
-            raise SessionError("this session is busy with another request; use one session per thread")
-        try:
-            self._running = interrupt
-            yield
-        finally:
-            self._lock.release()
-
     def _leave_to_parent(self) -> object:
         """See ``glimpse_runtime.session.fork``."""
         left, self._pipeline, self._forked = (self._pipeline, self._scenes), None, True
-        self._lock, self._scenes = threading.Lock(), SceneCache(0)
+        self._turns, self._scenes = Turns(), SceneCache(0)
         return left
 
     def _open_pipeline(self) -> Pipeline:
         if self._forked:
-            raise SessionError(
-                "this session was loaded before the process was forked; load the bundle in the child, or start "
-                "processes with the method spawn (multiprocessing.set_start_method)"
-            )
+            raise fork.loaded_before()
         if self._pipeline is None:
             raise SessionError("this session is closed; load the bundle again")
         return self._pipeline

@@ -13,7 +13,7 @@ from support.bundles import write_manifest
 
 pytest.importorskip("onnx")
 
-from support.engines import build
+from building import build
 
 from glimpse_export.engines import builder
 from glimpse_export.engines.build import build as building

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.engines import build
+from building import build
 from support.places import FAKE_TENSORRT, ROOT
 from support.slow import slow
 

@@ -12,11 +12,11 @@ pytest.importorskip("google.protobuf")
 pytest.importorskip("torch")
 
 import torch
+from support.dims import llava_dims
 
 from benchmarks.make_checkpoint import cut, write
 from glimpse_export import ExportOptions, export, plan
 from glimpse_models import MODELS
-from glimpse_models.llava_1_5.facts.dims import LlavaDims
 from glimpse_models.llava_1_5.facts.published import TOWER
 from glimpse_runtime import load
 
@@ -48,7 +48,7 @@ def test_exporter_takes_it(made: Path) -> None:
     planned = plan(ExportOptions(str(made / "base"), str(made / "adapter")))
     assert not planned.architecture.text.tied
     assert planned.architecture.scorer.taps == (2, 1, 0)
-    assert LlavaDims.from_configs(config(made / "base"), config(made / "adapter"), config(made / TOWER)) == SMALL
+    assert llava_dims(config(made / "base"), config(made / "adapter"), config(made / TOWER)) == SMALL
 
 
 def test_shards_are_as_published(made: Path) -> None:

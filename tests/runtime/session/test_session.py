@@ -249,8 +249,8 @@ def test_an_answer_that_was_dropped_is_not_completed(pocket: Session, photo: np.
         assert dropped() is None
         for _ in pocket.ask(photo, "What word is on the sign?", max_new_tokens=9):
             break
-        assert pocket._unfinished is not None
-        assert pocket._unfinished() is None
+        assert pocket._turns._unfinished is not None
+        assert pocket._turns.left is None
     finally:
         gc.enable()
 
@@ -265,7 +265,7 @@ def test_a_closed_session_says_so(photo: np.ndarray) -> None:
 
 def test_a_busy_session_says_so_and_two_sessions_run_side_by_side(photo: np.ndarray) -> None:
     with load() as vlm:
-        with vlm._turn(Interrupt()), pytest.raises(SessionError, match="busy"):
+        with vlm._turns.take(Interrupt()), pytest.raises(SessionError, match="busy"):
             vlm.ask(photo, QUESTION)
         expected = vlm.ask(photo, QUESTION).text
     found: list[str] = []

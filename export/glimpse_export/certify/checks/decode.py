@@ -15,7 +15,7 @@ from glimpse_export.certify.measures.bounds import Bounds
 from glimpse_export.certify.measures.record import Recorder
 from glimpse_export.certify.reference.base import Cache, Layer, Reference
 from glimpse_export.certify.trials.inputs import Inputs
-from glimpse_export.certify.trials.rows import Rows
+from glimpse_export.certify.trials.packed import Packed
 from glimpse_export.certify.written.cuts import FAST
 from glimpse_export.certify.written.weights import WeightCheck
 from glimpse_runtime.arrays import BoolArray, FloatArray
@@ -39,32 +39,32 @@ class Answers:
     steps: int
     cache: Cache | None
     states: list[State]
-    rows: Rows = field(init=False)
+    packed: Packed = field(init=False)
     is_prompt: BoolArray = field(init=False)
     stay: BoolArray = field(init=False)
     logits: list[tuple[FloatArray, FloatArray]] = field(default_factory=list)
     _visual: BoolArray = field(init=False)
-    _kept: Rows = field(init=False)
+    _kept: Packed = field(init=False)
 
     @classmethod
     def of(cls, inputs: Inputs, steps: int) -> "Answers":
         """Starts answers of some length."""
         return cls(steps, Cache() if steps > 1 else None, [{} for _ in inputs.trials])
 
-    def begin(self, rows: Rows, visual: BoolArray, is_glimpse: BoolArray) -> None:
+    def begin(self, packed: Packed, visual: BoolArray, is_glimpse: BoolArray) -> None:
         """Takes the rows of all prompts, and which are visual tokens and which the glimpse's."""
-        self.rows, self._visual, self.is_prompt = rows, visual, ~is_glimpse
+        self.packed, self._visual, self.is_prompt = packed, visual, ~is_glimpse
 
-    def prune(self, kept: list[BoolArray]) -> Rows:
+    def prune(self, kept: list[BoolArray]) -> Packed:
         """Drops glimpse rows and pruned visual tokens from rows and caches; returns what is left."""
         self.stay = self.is_prompt.copy()
         self.stay[self._visual] &= np.concatenate(kept)
-        self._kept = self.rows.keep(self.stay)
+        self._kept = self.packed.keep(self.stay)
         if self.cache is not None:
             for layer in list(self.cache.rows):
                 self.cache.keep(layer, torch.from_numpy(self.stay))
         for prompt, state in enumerate(self.states):
-            keep = self.stay[self.rows.of(prompt)]
+            keep = self.stay[self.packed.of(prompt)]
             for name in state:
                 state[name] = np.ascontiguousarray(state[name][:, :, keep])
         return self._kept
@@ -73,16 +73,16 @@ class Answers:
         """Takes the logits of every answer's first token, (prompts, vocabulary)."""
         self.logits.append((ours, reference))
 
-    def follow(self) -> Rows:
+    def follow(self) -> Packed:
         """Returns the rows of each answer's next tokens, all that are fed back, (axes, prompts * (steps - 1))."""
         positions = []
         for prompt in range(self._kept.prompts):
             last = self._kept.positions[:, self._kept.of(prompt)][:, -1:]
             positions.append(last + 1 + np.arange(self.steps - 1))
-        return Rows.join(positions)
+        return Packed.join(positions)
 
     @property
-    def owners(self) -> Rows:
+    def owners(self) -> Packed:
         """The rows that were kept."""
         return self._kept
 
@@ -136,7 +136,7 @@ def _reference_steps(answers: Answers, base: Reference, head: HeadCheck, weights
         return layer(hidden, weights.originals(layer.names), cache)
 
     for step in range(answers.steps - 1):
-        now = Rows(np.arange(count), np.stack([follow.positions[:, follow.of(p)][:, step] for p in range(count)], 1))
+        now = Packed(np.arange(count), np.stack([follow.positions[:, follow.of(p)][:, step] for p in range(count)], 1))
         entering = head.embed(np.array([answer[-1] for answer in tokens]))
         mask = now.mask(past)
         out = base.read(entering, torch.from_numpy(now.positions), mask, range(base.layers), visit)
@@ -156,11 +156,11 @@ def _bundle_steps(
     table: EmbeddingTable,
 ) -> list[FloatArray]:
     """Feeds the bundle the reference's tokens; returns (prompts, vocabulary) logits of every step after the first."""
-    rows = answers.follow()
+    packed = answers.follow()
     hidden = [table.rows(np.array(answer[:-1])) for answer in tokens]
     for part in parts:
-        part.start(rows, hidden, None, None)
-        part.watch(np.zeros(len(rows.owner), np.bool_))
+        part.start(packed, hidden, None, None)
+        part.watch(np.zeros(len(packed.owner), np.bool_))
         for layer in part.layers:
-            hidden, _ = part.run(layer, hidden, rows, FAST, answers.states)
+            hidden, _ = part.run(layer, hidden, packed, FAST, answers.states)
     return [head.logits([part[: step + 1] for part in hidden], FAST) for step in range(answers.steps - 1)]

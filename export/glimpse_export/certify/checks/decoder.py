@@ -11,7 +11,7 @@ from glimpse_export.certify.measures.bounds import Bounds
 from glimpse_export.certify.measures.record import Recorder
 from glimpse_export.certify.reference import glimpse
 from glimpse_export.certify.reference.base import Cache, Layer
-from glimpse_export.certify.trials.rows import Rows
+from glimpse_export.certify.trials.packed import Packed
 from glimpse_export.certify.written.cuts import EXACT, FAST, GraphFile, Piece
 from glimpse_export.certify.written.stored import StoredWeights
 from glimpse_export.certify.written.weights import WeightCheck
@@ -54,19 +54,21 @@ class DecoderCheck:
         maps = list(self.graph.maker("glimpse_attention").input) if "glimpse_attention" in self.graph.outputs else []
         self._map_names = dict(zip(architecture.glimpse.selected_layers, maps, strict=True)) if maps else {}
 
-    def start(self, rows: Rows, ours: list[FloatArray], vectors: torch.Tensor | None, gate: FloatArray | None) -> None:
+    def start(
+        self, packed: Packed, ours: list[FloatArray], vectors: torch.Tensor | None, gate: FloatArray | None
+    ) -> None:
         """Takes the rows that enter.
 
         Args:
-            rows: their owners and positions.
+            packed: their owners and positions.
             ours: the bundle's, one array per prompt.
             vectors: the reference's glimpse vectors, (listed layers, glimpse rows, hidden), where there are any.
             gate: (rows, glimpse rows) 1 where a row is a glimpse row.
         """
-        self._rows, self.ours = rows, ours
+        self._packed, self.ours = packed, ours
         self._vectors, self._gate = vectors, gate
         self.maps: dict[int, tuple[list[FloatArray], list[FloatArray]]] = {}
-        self._image_rows = np.zeros(len(rows.owner), np.bool_)
+        self._image_rows = np.zeros(len(packed.owner), np.bool_)
 
     def watch(self, image_rows: Array) -> None:
         """Says which rows are visual tokens, whose attention is compared in the selected layers."""
@@ -98,7 +100,7 @@ class DecoderCheck:
         before = np.concatenate(self.ours)
         selected = index in self._map_names
         maps = self._maps(hidden[0] + added, weights, index) if selected else []
-        ours, our_maps = self.run(index, self.ours, self._rows, FAST, states)
+        ours, our_maps = self.run(index, self.ours, self._packed, FAST, states)
         self._recorder.finite(self.stage, index, *ours, *our_maps)
         entered = torch.from_numpy(before) + added
         rounding = None
@@ -110,7 +112,7 @@ class DecoderCheck:
             self._recorder.at_most(self.stage, index, "layer_error", rounding, self._bounds.layer)
         exact, exact_maps = ours, our_maps
         if self._precision in INTEGER:
-            exact, exact_maps = self.run(index, self.ours, self._rows, EXACT, [{} for _ in states])
+            exact, exact_maps = self.run(index, self.ours, self._packed, EXACT, [{} for _ in states])
         expected = layer(entered[None], weights)[0].numpy()
         error = measure.contribution_error(np.concatenate(exact), expected, entered.numpy())
         self._recorder.at_most(self.stage, index, "graph_error", error, self._bounds.graph)
@@ -129,14 +131,20 @@ class DecoderCheck:
         return self._parts[lower_part(name) if self.stage == "lower" else self.stage]
 
     def run(
-        self, index: int, hidden: list[FloatArray], rows: Rows, level: int, states: list[State], past: int | None = None
+        self,
+        index: int,
+        hidden: list[FloatArray],
+        packed: Packed,
+        level: int,
+        states: list[State],
+        past: int | None = None,
     ) -> tuple[list[FloatArray], list[FloatArray]]:
         """Runs one layer of the graph on every prompt.
 
         Args:
             index: the layer's number.
             hidden: (rows, hidden) per prompt.
-            rows: their positions.
+            packed: their positions.
             level: what products of integer weights are computed in.
             states: KV buffers per prompt; missing ones are made for these rows alone.
             past: rows that every given buffer holds already, read from the buffers' own length where None.
@@ -148,9 +156,9 @@ class DecoderCheck:
         piece = Piece(self.graph, starts, ends, level)
         outputs, maps = [], []
         for prompt, (values, state) in enumerate(zip(hidden, states, strict=True)):
-            where = rows.of(prompt)
+            where = packed.of(prompt)
             buffers, done = self._buffers(index, state, len(values))
-            found = piece(self._values(starts, values, rows.positions[:, where], done, where), buffers)
+            found = piece(self._values(starts, values, packed.positions[:, where], done, where), buffers)
             state.update({name: _rows(buffer, done + len(values)) for name, buffer in buffers.items()})
             if ends[0] == "hidden_out":
                 outputs.append(found[0][0])
@@ -205,7 +213,7 @@ class DecoderCheck:
 
     def _added(self, index: int) -> torch.Tensor:
         """(rows, hidden) what the glimpse adds to the rows before a layer."""
-        size = (len(self._rows.owner), self._architecture.text.hidden_size)
+        size = (len(self._packed.owner), self._architecture.text.hidden_size)
         listed = self._architecture.glimpse.layers
         if self._vectors is None or self._gate is None or index not in listed:
             return torch.zeros(size)
@@ -213,14 +221,14 @@ class DecoderCheck:
 
     def _maps(self, entered: torch.Tensor, weights: Mapping[str, torch.Tensor], index: int) -> list[FloatArray]:
         maps = []
-        for prompt in range(self._rows.prompts):
-            where = self._rows.of(prompt)
+        for prompt in range(self._packed.prompts):
+            where = self._packed.of(prompt)
             every = torch.ones(where.stop - where.start, dtype=torch.bool)
             found = glimpse.attention_map(
                 entered[where],
                 weights,
                 index,
-                torch.from_numpy(self._rows.positions[:, where]),
+                torch.from_numpy(self._packed.positions[:, where]),
                 every,
                 torch.from_numpy(self._image_rows[where]),
                 self._architecture,

@@ -7,7 +7,7 @@ import numpy as np
 from glimpse_export.certify.checks.head import HeadCheck
 from glimpse_export.certify.checks.vision import Seen
 from glimpse_export.certify.trials.inputs import Inputs, Trial
-from glimpse_export.certify.trials.rows import Rows
+from glimpse_export.certify.trials.packed import Packed
 from glimpse_export.model.architecture import Architecture
 from glimpse_runtime.arrays import BoolArray, FloatArray, IntArray
 from glimpse_runtime.bundle.embedding import EmbeddingTable
@@ -18,14 +18,14 @@ class Entering:
     """What goes into layer 0.
 
     Attributes:
-        rows: owners and positions.
+        packed: owners and positions.
         ours: the bundle's rows, one array per prompt.
         reference: the reference's rows, all together.
         visual: (rows,) which are visual tokens.
         gate: (rows, glimpse rows) 1 where a row is that glimpse row.
     """
 
-    rows: Rows
+    packed: Packed
     ours: list[FloatArray]
     reference: FloatArray
     visual: BoolArray
@@ -50,7 +50,7 @@ def entering(
         gates.append(np.concatenate([np.zeros((len(ids), length)), np.eye(length)]).astype(np.float32))
         positions.append(_with_glimpse(trial.prompt.positions, length))
     return Entering(
-        Rows.join(positions), ours, np.concatenate(reference), np.concatenate(visual), np.concatenate(gates)
+        Packed.join(positions), ours, np.concatenate(reference), np.concatenate(visual), np.concatenate(gates)
     )
 
 

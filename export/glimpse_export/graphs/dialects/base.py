@@ -116,10 +116,6 @@ class Dialect(Protocol):
         """Returns the norm of x + skip, and x + skip."""
         ...
 
-    def layer_norm(self, g: GraphBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value, eps: float) -> ir.Value:
-        """Returns the last axis with mean 0 and variance 1, times weight, plus bias."""
-        ...
-
     def add_layer_norm(
         self, g: GraphBuilder, x: ir.Value, skip: ir.Value, weight: ir.Value, bias: ir.Value, eps: float
     ) -> tuple[ir.Value, ir.Value]:

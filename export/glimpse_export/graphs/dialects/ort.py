@@ -47,10 +47,6 @@ class OrtDialect:
         mean.name = inverse.name = ""
         return normed, total
 
-    def layer_norm(self, g: GraphBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value, eps: float) -> ir.Value:
-        """See ``Dialect``."""
-        return g.op("LayerNormalization", x, weight, bias, axis=-1, epsilon=eps)
-
     def add_layer_norm(
         self, g: GraphBuilder, x: ir.Value, skip: ir.Value, weight: ir.Value, bias: ir.Value, eps: float
     ) -> tuple[ir.Value, ir.Value]:

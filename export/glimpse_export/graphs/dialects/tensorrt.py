@@ -71,16 +71,12 @@ class TensorRTDialect(ABC):
         total = g.op("Add", x, skip)
         return self.rms_norm(g, total, weight, eps), total
 
-    def layer_norm(self, g: GraphBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value, eps: float) -> ir.Value:
-        """See ``Dialect``; the operator came with opset 17."""
-        return g.op("LayerNormalization", x, weight, bias, axis=-1, epsilon=eps)
-
     def add_layer_norm(
         self, g: GraphBuilder, x: ir.Value, skip: ir.Value, weight: ir.Value, bias: ir.Value, eps: float
     ) -> tuple[ir.Value, ir.Value]:
         """See ``Dialect``."""
         total = g.op("Add", x, skip)
-        return self.layer_norm(g, total, weight, bias, eps), total
+        return g.layer_norm(total, weight, bias, eps), total
 
     def activation(self, g: GraphBuilder, x: ir.Value, kind: str) -> ir.Value:
         """See ``Dialect``; SiLU in two operators, since TensorRT imports Swish only since version 11."""

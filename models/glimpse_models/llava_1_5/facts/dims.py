@@ -1,10 +1,6 @@
 """The sizes of a LLaVA-1.5 model."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from glimpse_models.dims import Dims
 
@@ -32,34 +28,6 @@ class LlavaDims(Dims):
     vision_intermediate_size: int = 4096
     patch_size: int = 14
     image_size: int = 336
-
-    @classmethod
-    def from_configs(cls, base: Mapping[str, Any], adapter: Mapping[str, Any], tower: Mapping[str, Any]) -> LlavaDims:
-        """Returns the sizes that three published ``config.json`` state, to compare with what is known here.
-
-        Args:
-            base: the authors'.
-            adapter: the GlimpsePrune adapter's.
-            tower: CLIP's.
-        """
-        vision = tower["vision_config"]
-        return cls(
-            hidden_size=base["hidden_size"],
-            layers=base["num_hidden_layers"],
-            heads=base["num_attention_heads"],
-            kv_heads=base["num_key_value_heads"],
-            intermediate_size=base["intermediate_size"],
-            vocab_size=base["vocab_size"],
-            tied=base.get("tie_word_embeddings", False),
-            reduce_layer=adapter["reduce_layer"],
-            taps=tuple(index - 1 for index in adapter["selected_visual_layers"]),
-            vision_hidden_size=vision["hidden_size"],
-            vision_depth=vision["num_hidden_layers"],
-            vision_heads=vision["num_attention_heads"],
-            vision_intermediate_size=vision["intermediate_size"],
-            patch_size=vision["patch_size"],
-            image_size=vision["image_size"],
-        )
 
     @property
     def qkv_bias(self) -> bool:

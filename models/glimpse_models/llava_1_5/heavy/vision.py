@@ -125,7 +125,7 @@ class VisionAuthor:
         patches = self._kernel_form.multiply(g, pixels, kernel)
         first = g.vector(name, (1, vision.hidden_size), lambda: self._checkpoint.read(name))
         rows = g.op("Concat", first, patches, axis=0)
-        placed = g.op("Add", rows, self._vector(g, f"{EMBEDDINGS}.position_embedding.weight"))
+        placed = g.op("Add", rows, g.read_vector(self._checkpoint, f"{EMBEDDINGS}.position_embedding.weight"))
         return self._norm(g, g.op("Unsqueeze", placed, g.integers(0)), PRE_NORM)
 
     def _block(self, g: GraphBuilder, h: ir.Value, block: int, attention: Attention, heads: Heads) -> ir.Value:
@@ -137,7 +137,7 @@ class VisionAuthor:
             queries, keys = attention.rotated(g, q), attention.rotated(g, k)
             received = attention_of_first_row(g, queries, keys, heads)
             g.output(received, "attention_received", ["visual_tokens"])
-        weight, bias = (self._vector(g, f"{prefix}.layer_norm2.{part}") for part in ("weight", "bias"))
+        weight, bias = (g.read_vector(self._checkpoint, f"{prefix}.layer_norm2.{part}") for part in ("weight", "bias"))
         normed, h = self._dialect.add_layer_norm(g, mixed, h, weight, bias, vision.norm_eps)
         return g.op("Add", h, self._dialect.by_rows(g, normed, partial(self._mlp, g, f"{prefix}.mlp")))
 
@@ -151,12 +151,9 @@ class VisionAuthor:
         return g.reshape(behind, -1, self._vision.hidden_size)
 
     def _norm(self, g: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
-        weight, bias = (self._vector(g, f"{name}.{part}") for part in ("weight", "bias"))
-        return self._dialect.layer_norm(g, x, weight, bias, self._vision.norm_eps)
-
-    def _vector(self, g: GraphBuilder, name: str) -> ir.Value:
-        return g.vector(name, self._checkpoint.shapes[name], lambda: self._checkpoint.read(name))
+        weight, bias = (g.read_vector(self._checkpoint, f"{name}.{part}") for part in ("weight", "bias"))
+        return g.layer_norm(x, weight, bias, self._vision.norm_eps)
 
     def _linear(self, g: GraphBuilder, x: ir.Value, name: str, bounded: bool = True) -> ir.Value:
-        weight, bias = self._checkpoint.matrix(f"{name}.weight"), self._vector(g, f"{name}.bias")
+        weight, bias = self._checkpoint.matrix(f"{name}.weight"), g.read_vector(self._checkpoint, f"{name}.bias")
         return self._form.multiply(g, x, weight, bias, bounded)

@@ -59,7 +59,7 @@ class Llava15:
         """Returns an image without content, of the one size there is."""
         rules = self._rules
         grid = Grid(rules.side, rules.side, 1)
-        return Patches(np.zeros((grid.patches, 3 * rules.patch_size**2), np.float32), grid, (1, 1))
+        return Patches(np.zeros((grid.patches, 3 * rules.patch_size**2), np.float32), grid)
 
     def vision_inputs(self, grid: Grid) -> dict[str, Array]:
         """Returns nothing: the vision graph takes pixels alone."""

@@ -35,7 +35,7 @@ def patchify(image: Image.Image, rules: ImageRules) -> Patches:
     out = np.empty(pixels.shape, np.float32)
     for channel in range(channels):
         out[:, channel] = levels[channel][pixels[:, channel]]
-    return Patches(out.reshape(side * side, -1), Grid(side, side, 1), image.size)
+    return Patches(out.reshape(side * side, -1), Grid(side, side, 1))
 
 
 def seen_window(size: tuple[int, int], rules: ImageRules) -> Window:

@@ -1,10 +1,6 @@
 """The sizes of a Qwen2.5-VL model."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from glimpse_models.dims import Dims
 
@@ -26,27 +22,6 @@ class QwenDims(Dims):
     vision_heads: int = 16
     vision_intermediate_size: int = 3420
     full_attention: tuple[int, ...] = (7, 15, 23, 31)
-
-    @classmethod
-    def from_configs(cls, base: Mapping[str, Any], adapter: Mapping[str, Any]) -> QwenDims:
-        """Returns the sizes that two published ``config.json`` state, to compare with what is known here."""
-        vision = base["vision_config"]
-        return cls(
-            hidden_size=base["hidden_size"],
-            layers=base["num_hidden_layers"],
-            heads=base["num_attention_heads"],
-            kv_heads=base["num_key_value_heads"],
-            intermediate_size=base["intermediate_size"],
-            vocab_size=base["vocab_size"],
-            tied=base.get("tie_word_embeddings", False),
-            reduce_layer=adapter["reduce_layer"],
-            taps=tuple(adapter["selected_visual_layers"]),
-            vision_hidden_size=vision["hidden_size"],
-            vision_depth=vision["depth"],
-            vision_heads=vision["num_heads"],
-            vision_intermediate_size=vision["intermediate_size"],
-            full_attention=tuple(vision["fullatt_block_indexes"]),
-        )
 
     @property
     def qkv_bias(self) -> bool:

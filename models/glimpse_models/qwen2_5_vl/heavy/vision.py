@@ -95,7 +95,9 @@ class VisionAuthor:
                     self._received(g, normed, prefix, whole)
             else:
                 mixed = self._attention(g, normed, prefix, windowed, windows)
-            normed, h = self._dialect.add_rms_norm(g, mixed, h, self._vector(g, f"{prefix}.norm2.weight"), NORM_EPS)
+            normed, h = self._dialect.add_rms_norm(
+                g, mixed, h, g.read_vector(self._checkpoint, f"{prefix}.norm2.weight"), NORM_EPS
+            )
             added = self._dialect.by_rows(g, normed, partial(self._mlp, g, f"{prefix}.mlp"))
             h = g.mark(g.op("Add", h, added), f"block.{block}")
             if block in self._taps:
@@ -144,10 +146,7 @@ class VisionAuthor:
         return self._linear(g, inner, "visual.merger.mlp.2", bounded=False)
 
     def _norm(self, g: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
-        return self._dialect.rms_norm(g, x, self._vector(g, f"{name}.weight"), NORM_EPS)
-
-    def _vector(self, g: GraphBuilder, name: str) -> ir.Value:
-        return g.vector(name, self._checkpoint.shapes[name], lambda: self._checkpoint.read(name))
+        return self._dialect.rms_norm(g, x, g.read_vector(self._checkpoint, f"{name}.weight"), NORM_EPS)
 
     def _linear(
         self, g: GraphBuilder, x: ir.Value, name: str, bounded: bool = True, part: int | None = None
@@ -155,7 +154,7 @@ class VisionAuthor:
         """A linear layer; ``part`` takes one third of its outputs, where the checkpoint joins three matrices."""
         weight, bias = self._checkpoint.matrix(f"{name}.weight"), f"{name}.bias"
         if part is None:
-            return self._form.multiply(g, x, weight, self._vector(g, bias), bounded)
+            return self._form.multiply(g, x, weight, g.read_vector(self._checkpoint, bias), bounded)
         third = weight.rows // 3
         start, stop = part * third, (part + 1) * third
         added = g.vector(f"{bias}.{part}", (third,), lambda: self._checkpoint.read(bias, start, stop))

@@ -60,7 +60,7 @@ class Qwen25VL:
         rules, side = self._record.images, math.isqrt(visual_tokens)
         grid = Grid(side * rules.merge_size, visual_tokens // side * rules.merge_size, rules.merge_size)
         width = 3 * rules.temporal_patch_size * rules.patch_size**2
-        return Patches(np.zeros((grid.patches, width), np.float32), grid, (1, 1))
+        return Patches(np.zeros((grid.patches, width), np.float32), grid)
 
     def vision_inputs(self, grid: Grid) -> dict[str, Array]:
         """Returns what the vision graph takes beside pixels: rotary table and windows of the patches."""

@@ -57,4 +57,4 @@ def patchify(image: Image.Image, rules: ImageRules) -> Patches:
     out = np.empty((grid.patches, channels, rules.temporal_patch_size, patch, patch), np.float32)
     for channel in range(channels):
         out[:, channel] = levels[channel][pixels[:, channel]][:, None]
-    return Patches(out.reshape(grid.patches, -1), grid, image.size)
+    return Patches(out.reshape(grid.patches, -1), grid)

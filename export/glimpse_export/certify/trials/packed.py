@@ -1,4 +1,4 @@
-"""The rows of several prompts side by side: one sequence for the reference, one each for the bundle."""
+"""Several prompts packed side by side: one sequence for the reference, one each for the bundle."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from glimpse_runtime.arrays import BoolArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows of all prompts.
+class Packed:
+    """The rows of all prompts, one prompt behind the other.
 
     Attributes:
         owner: (rows,) the prompt each belongs to, ascending.
@@ -22,7 +22,7 @@ class Rows:
     positions: IntArray
 
     @classmethod
-    def join(cls, positions: Sequence[IntArray]) -> "Rows":
+    def join(cls, positions: Sequence[IntArray]) -> "Packed":
         """Puts prompts side by side."""
         owner = np.concatenate([np.full(part.shape[1], index) for index, part in enumerate(positions)])
         return cls(owner, np.concatenate(positions, axis=1))
@@ -41,9 +41,9 @@ class Rows:
         """Cuts (rows, ...) into one array per prompt."""
         return [values[self.of(prompt)] for prompt in range(self.prompts)]
 
-    def keep(self, rows: BoolArray) -> "Rows":
+    def keep(self, rows: BoolArray) -> "Packed":
         """Drops the other rows."""
-        return Rows(self.owner[rows], self.positions[:, rows])
+        return Packed(self.owner[rows], self.positions[:, rows])
 
     def mask(self, past: IntArray | None = None) -> torch.Tensor:
         """(rows, past + rows) bool: each row sees its own prompt's rows up to itself.
