@@ -14,6 +14,7 @@ from glimpse_runtime.arrays import IntArray
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.memory import memory_of_files
 from glimpse_runtime.errors import InputError, PromptError, SessionError
+from glimpse_runtime.inputs.cells import Cells, checked_cells
 from glimpse_runtime.inputs.grid import Grid, Patches
 from glimpse_runtime.inputs.images import read_image
 from glimpse_runtime.inputs.prompt import Prompt, build_prompt, checked_ids, place
@@ -146,6 +147,7 @@ class Session:
         pruning: Pruning | None = None,
         encoding: str | None = None,
         timeout: float | None = None,
+        cells: Cells = None,
     ) -> Scene:
         """Runs everything about some images that does not depend on a question.
 
@@ -155,9 +157,13 @@ class Session:
                 by them, unless that depends on the question.
             encoding: channel order of image arrays.
             timeout: seconds it may take.
+            cells: which cells of the merged grid to encode, one cell being one visual token; None is all. For one
+                image ascending places or a bool mask (rows, columns) such as those of ``PruneReport``; for a list of
+                images a list of these. The time follows their number; what is left out never enters the decoder.
 
         Raises:
-            InputError: an image cannot be used, or there is none.
+            InputError: an image or its cells cannot be used, there is no image, or the model's vision encoder takes
+                whole images alone.
             SessionError: the session is closed or busy, or it was ended by its deadline or ``cancel``.
         """
         request = make_request(pruning or Pruning(enabled=False), None, 1, timeout)
@@ -170,12 +176,13 @@ class Session:
             raise SessionError(f"the scene was not finished: {interrupt.reason}") from None
         if not pictures:
             raise InputError("a scene needs at least one image; ask([], question) asks without")
+        chosen = checked_cells(cells, images, scene.grids, self._family)
         prompt = self._build_prompt("?", scene.grids, None, ())
         pipeline.check(prompt, request.pruning)
         self._finish_earlier_answer(interrupt)
         with self._turn(interrupt):
             try:
-                self._encode_into(scene, pictures, stats, interrupt)
+                self._encode_into(scene, pictures, stats, interrupt, chosen)
                 if not request.pruning.enters_by_question:
                     entry = pipeline.enter(prompt, scene.visual, request.pruning, stats, interrupt)
                     self._prefix(scene, entry, request, always=True)
@@ -339,7 +346,12 @@ class Session:
         return SceneState(grids, tuple(picture.size for picture in pictures), newest_stamp(frames)), pictures
 
     def _encode_into(
-        self, scene: SceneState, pictures: Sequence[Image.Image], stats: Stats, interrupt: Interrupt
+        self,
+        scene: SceneState,
+        pictures: Sequence[Image.Image],
+        stats: Stats,
+        interrupt: Interrupt,
+        cells: Sequence[IntArray | None] | None = None,
     ) -> None:
         pipeline = self._open_pipeline()
 
@@ -348,7 +360,10 @@ class Session:
                 return interrupt.run(lambda: self._family.patches(picture))
 
         # One after the other: patches take more memory than what is made of them.
-        scene.visual = [pipeline.encode(patches(picture), stats, interrupt) for picture in pictures]
+        scene.visual = [
+            pipeline.encode(patches(picture), stats, interrupt, chosen)
+            for picture, chosen in zip(pictures, cells or [None] * len(pictures), strict=True)
+        ]
 
     def _prefix(self, scene: SceneState, entry: Entry, request: Request, always: bool) -> Prefix | None:
         """Returns what is known of the entry's start; a start that other questions share is run and kept."""

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from glimpse_runtime.arrays import Array, FloatArray
+from glimpse_runtime.arrays import Array, FloatArray, IntArray
 from glimpse_runtime.backends import Backend, Engine, Tensor
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.checks import STAGES
@@ -16,7 +16,7 @@ from glimpse_runtime.inputs.prompt import Prompt, place
 from glimpse_runtime.inputs.rope import TextRope
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.pruning.options import Pruning
-from glimpse_runtime.pruning.report import PruneReport, report_unpruned
+from glimpse_runtime.pruning.report import PruneReport, report_unpruned, with_encoded
 from glimpse_runtime.stats import Stats
 from glimpse_runtime.steps.cache import KVCache
 from glimpse_runtime.steps.decode import Stepper
@@ -163,10 +163,10 @@ class Pipeline:
                 "shorten the text, use fewer pixels (max_pixels=, --max-pixels) or export with a larger --max-context"
             )
 
-    def encode(self, image: Patches, stats: Stats, interrupt: Interrupt) -> VisualTokens:
-        """Runs the vision encoder on one image."""
+    def encode(self, image: Patches, stats: Stats, interrupt: Interrupt, cells: IntArray | None = None) -> VisualTokens:
+        """Runs the vision encoder on one image, or on some cells of it; see ``VisionEncoder``."""
         with stats.stage("vision"):
-            tokens = self._encoder(image, interrupt)
+            tokens = self._encoder(image, interrupt, cells)
             self._require_finite("vision", tokens.embeds, tokens.features)
             return tokens
 
@@ -212,9 +212,8 @@ class Pipeline:
             self.trace("hidden_reduce", backend.download(hidden)[0].copy())
         if not (pruning.enabled and entry.grids):
             self._next_position[:] = positions.max() + 1
-            report = report_unpruned(
-                entry.grids, "pruning was switched off" if entry.grids else "the prompt has no image"
-            )
+            reason = "pruning was switched off" if entry.grids else "the prompt has no image"
+            report = report_unpruned(entry.grids, reason, entry.entered)
             keep_rows = np.arange(len(ids))
         else:
             if self.trace is not None and pruning.keep_masks is None:
@@ -235,7 +234,7 @@ class Pipeline:
         require_finite("upper", self.manifest.precision, first)
         self._emit("logits_step", first[None])
         self._emit_caches()
-        return first, report
+        return first, with_encoded(report, [image.encoded for image in images])
 
     def decode(self, token: int, stats: Stats, interrupt: Interrupt) -> FloatArray:
         """Feeds one token back and returns the (vocab,) float32 logits of the next, valid until the next step."""
