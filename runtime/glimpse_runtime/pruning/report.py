@@ -11,6 +11,7 @@ from glimpse_runtime.inputs.grid import Grid, Window
 from glimpse_runtime.pruning.boxes import Box, kept_boxes
 from glimpse_runtime.pruning.options import Pruning
 from glimpse_runtime.pruning.rule import Rule, per_image, probability
+from glimpse_runtime.pruning.zoom import ZoomReport
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class PruneReport:
         pre: who chose what enters layer 0 as a first stage; None without one.
         pre_kept: visual tokens that the first stage kept; None without one.
         pre_masks: per image, (rows, columns) bool: what they were; empty without a first stage.
+        zoom: what zooming did, whose method is called ``zoom``; None where nobody asked for it.
         encoded_masks: per image, (rows, columns) bool: what the vision encoder encoded; empty where it was all.
     """
 
@@ -49,6 +51,7 @@ class PruneReport:
     pre_kept: int | None = None
     pre_masks: tuple[BoolArray, ...] = ()
     encoded_masks: tuple[BoolArray, ...] = ()
+    zoom: ZoomReport | None = None
 
     @cached_property
     def boxes(self) -> tuple[tuple[Box, ...], ...]:

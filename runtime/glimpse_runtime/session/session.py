@@ -35,6 +35,7 @@ from glimpse_runtime.session.request import (
 from glimpse_runtime.session.sampling import Sampler, Sampling
 from glimpse_runtime.session.scene import Scene
 from glimpse_runtime.session.scene_cache import SceneCache, SceneState, content_key
+from glimpse_runtime.session.zoom import look
 from glimpse_runtime.stats import Stats
 from glimpse_runtime.steps.entering import Entry
 from glimpse_runtime.steps.pipeline import Pipeline
@@ -277,15 +278,18 @@ class Session:
             try:
                 key = content_key(pictures) if pictures and self._scenes.limit_bytes else None
                 known = self._scenes.get(key) if key else None
+                zoom = look(pipeline, self._family, prompt, pictures if known is None else None, request)
+                pruning = zoom.request.pruning
                 if known is not None:
                     scene.visual, scene.prefix = known.visual, known.prefix
                 elif pictures:
-                    self._encode_into(scene, pictures, stats, interrupt)
-                entry = pipeline.enter(prompt, scene.visual, request.pruning, stats, interrupt)
-                prefix = self._prefix(scene, entry, request, always=pictures is None)
-                if key:
+                    self._encode_into(scene, pictures, stats, interrupt, zoom.cells)
+                entry = pipeline.enter(prompt, scene.visual, pruning, stats, interrupt)
+                prefix = None if zoom.cells else self._prefix(scene, entry, zoom.request, always=pictures is None)
+                if key and not zoom.cells:  # a part of an image says little to another question
                     self._scenes.put(key, scene)
-                logits, report = pipeline.prefill(entry, scene.visual, prefix, request.pruning, stats, interrupt)
+                logits, report = pipeline.prefill(entry, scene.visual, prefix, pruning, stats, interrupt)
+                report = zoom.told(report)
                 first = sampler.choose(logits)
             except Interrupted:
                 pass  # the answer says so by its reason

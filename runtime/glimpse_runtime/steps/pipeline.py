@@ -9,7 +9,7 @@ from glimpse_runtime.arrays import Array, FloatArray, IntArray
 from glimpse_runtime.backends import Backend, Engine, Tensor
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.checks import STAGES
-from glimpse_runtime.errors import PromptError
+from glimpse_runtime.errors import PromptError, PruningError
 from glimpse_runtime.inputs.family import open_family
 from glimpse_runtime.inputs.grid import Patches
 from glimpse_runtime.inputs.prompt import Prompt, place
@@ -146,6 +146,11 @@ class Pipeline:
             PromptError: the prompt or an image does not fit the bundle's profiles.
             PruningError: the pruning options cannot be met.
         """
+        if pruning.zoom is not None and not self.family.encodes_parts:
+            raise PruningError(
+                f"zoom encodes a part of an image, which the vision encoder of {self.manifest.model.architecture} "
+                "cannot; leave out zoom"
+            )
         largest = self.manifest.profiles["visual_tokens"].max
         for grid in prompt.grids:
             if grid.visual_tokens > largest:
@@ -163,9 +168,16 @@ class Pipeline:
                 "shorten the text, use fewer pixels (max_pixels=, --max-pixels) or export with a larger --max-context"
             )
 
-    def encode(self, image: Patches, stats: Stats, interrupt: Interrupt, cells: IntArray | None = None) -> VisualTokens:
+    def encode(
+        self,
+        image: Patches,
+        stats: Stats,
+        interrupt: Interrupt,
+        cells: IntArray | None = None,
+        stage: str = "vision",
+    ) -> VisualTokens:
         """Runs the vision encoder on one image, or on some cells of it; see ``VisionEncoder``."""
-        with stats.stage("vision"):
+        with stats.stage(stage):
             tokens = self._encoder(image, interrupt, cells)
             self._require_finite("vision", tokens.embeds, tokens.features)
             return tokens
@@ -180,6 +192,18 @@ class Pipeline:
         """Runs an entry up to its last visual token through the lower layers, for questions to start from."""
         with stats.stage("lower"):
             return self._lower.prefix(entry, images, interrupt)
+
+    def scout(self, entry: Entry, images: Sequence[VisualTokens], stats: Stats, interrupt: Interrupt) -> FloatArray:
+        """Returns the scorer's (entered,) logits of a prompt about a small copy of its image; see ``Pruning.zoom``.
+
+        The lower layers' KV cache holds that prompt until the next one runs.
+        """
+        with stats.stage("scout_lower"):
+            glimpse_rows = self._selector.glimpse_rows(entry.prompt, Pruning())
+            _, attention = self._lower(entry, images, None, glimpse_rows, interrupt)
+        with stats.stage("scout_score"):
+            self._require_finite("lower", attention)
+            return self._selector.glimpse_logits(entry, images, attention, interrupt)
 
     def prefill(
         self,

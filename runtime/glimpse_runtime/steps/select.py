@@ -138,6 +138,14 @@ class Selector:
             keep = rules.add_anchors(keep, rule, grids) & entered
         return keep, report_pruned(pruning, rule, scores, keep, entered, grids)
 
+    def glimpse_logits(
+        self, entry: Entry, images: Sequence[VisualTokens], attention: Tensor, interrupt: Interrupt
+    ) -> FloatArray:
+        """Returns the scorer's (entered,) logits of an entry behind the lower layers."""
+        logits = self._scorer(attention, entry.visual_rows, images, entry.cells(), interrupt)
+        require_finite("score", self._manifest.precision, logits)
+        return logits
+
     def _require(self, pruner: Pruner) -> None:
         """Refuses a method that needs what the bundle does not have."""
         if "weights" in pruner.needs:
@@ -171,9 +179,7 @@ class Selector:
             if need in needs:
                 known[need] = self._evidence.attention(attention, entry)
         if "glimpse_logits" in needs:
-            logits = self._scorer(attention, entry.visual_rows, images, entry.cells(), interrupt)
-            require_finite("score", self._manifest.precision, logits)
-            known["glimpse_logits"] = logits
+            known["glimpse_logits"] = self.glimpse_logits(entry, images, attention, interrupt)
         return known
 
     def _ask(
