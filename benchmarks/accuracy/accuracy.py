@@ -2,7 +2,8 @@
 
     python benchmarks/accuracy/accuracy.py --pruners all --keep 0.05,0.111,0.222,0.5 --samples 1000 --json
 
-docs/figures/accuracy.md says what the rows and figures are.
+docs/figures/accuracy.md says what the rows and figures are. With --zoom, zooming is compared instead, with fewer
+pixels for the whole image as the floor and zooming to the true boxes as the ceiling: docs/use/see_cheaply.md.
 """
 
 import json
@@ -20,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import click
 
-from benchmarks.accuracy.comparison import tables
+from benchmarks.accuracy.comparison import tables, zooming
 from benchmarks.accuracy.comparison.asking import Asker
 from benchmarks.accuracy.comparison.facts import load_average, machine, model_facts, rounded
 from benchmarks.accuracy.comparison.intervals import RESAMPLES
@@ -105,16 +106,21 @@ def place(context: click.Context, parameter: click.Parameter, path: Path | None)
     callback=precisions,
     help="Precisions to export and compare; int4:lower=int8 gives a part its own.",
 )
+@click.option(
+    "--zoom", is_flag=True, help="Compare zooming instead; of the others only draws, bundle and device apply."
+)
 @click.option("--model", default="pocket", help="What --precisions exports: a name, folder or hub id.")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), callback=place, help="Write the JSON object to a file."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @terminal.common_options
-def command(wanted: list[str], model: str, out: Path | None, as_json: bool, debug: bool, **options: Any) -> None:
+def command(
+    wanted: list[str], zoom: bool, model: str, out: Path | None, as_json: bool, debug: bool, **options: Any
+) -> None:
     """Runs the benchmark."""
     try:
-        result = compare(**options)
+        result = compare_zoom(**options) if zoom else compare(**options)
         if wanted:
             result["precisions"] = compare_precisions(wanted, model, **options)
     except ModuleNotFoundError as error:
@@ -122,7 +128,7 @@ def command(wanted: list[str], model: str, out: Path | None, as_json: bool, debu
     text = json.dumps(rounded(result), indent=1)
     if out is not None:
         write_text(out, text + "\n")
-    click.echo(text if as_json else report(result))
+    click.echo(text if as_json or zoom else report(result))
 
 
 def compare(
@@ -163,6 +169,26 @@ def compare(
         "rows": rows,
         "most_frequent_answer": results.most_frequent_answer(),
         "skipped": skipped,
+    }
+
+
+def compare_zoom(
+    count: int, split: Any, seed: int, bundle: str | None, device: str, threads: int | None, **_: object
+) -> dict[str, Any]:
+    """Returns the figures of zooming."""
+    start, load_before = time.monotonic(), load_average()
+    with load(bundle, device=device, threads=threads, scene_cache_bytes=0) as session:
+        progress = Progress("zooming", count)
+        figures = zooming.measure(session, samples(count, seed, split), seed, progress.show)
+        facts = model_facts(session)
+    return {
+        **figures,
+        "split": split,
+        "seed": seed,
+        "resamples": RESAMPLES,
+        "model": facts,
+        "machine": {**machine(device, threads), "load": [load_before, load_average()]},
+        "minutes": (time.monotonic() - start) / 60,
     }
 
 

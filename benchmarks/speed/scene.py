@@ -26,9 +26,9 @@ SIDE = 28 * 32
 FIRST, SECOND = "What colour is the circle in the picture?", "How many stars can you count in it?"
 
 
-def make_bundle(folder: Path, layers: int = 3) -> Path:
-    """Writes checkpoint and bundle, of so many decoder layers, below ``folder`` and returns the bundle."""
-    part = cut(MODELS["qwen2.5-vl-3b"].dims, layers=layers, depth=3, vocab=12672)
+def make_bundle(folder: Path, layers: int = 3, depth: int = 3) -> Path:
+    """Writes checkpoint and bundle of so many layers and vision blocks below ``folder``; returns the bundle."""
+    part = cut(MODELS["qwen2.5-vl-3b"].dims, layers=layers, depth=depth, vocab=12672)
     base, adapter = write(folder / "checkpoint", part)
     return export(ExportOptions(str(base), str(adapter), max_context=2048, certify="off"), folder / "bundle")
 

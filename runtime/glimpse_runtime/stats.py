@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-STAGES = ("preprocess", "vision", "preselect", "lower", "score", "select", "compact", "upper", "decode")
+SCOUT_STAGES = ("scout_vision", "scout_lower", "scout_score", "zoom_select")
+"""Those of a request that zooms."""
+STAGES = ("preprocess", *SCOUT_STAGES, "vision", "preselect", "lower", "score", "select", "compact", "upper", "decode")
 
 
 @dataclass

@@ -10,8 +10,10 @@ import click
 
 from glimpse_runtime.cli import terminal
 from glimpse_runtime.devices import DEFAULT_DEVICE, DEVICES
+from glimpse_runtime.stats import SCOUT_STAGES
 
 if TYPE_CHECKING:
+    from glimpse_runtime.pruning.zoom import ZoomReport
     from glimpse_runtime.session.answer import Answer
     from glimpse_runtime.session.session import Session
 
@@ -50,6 +52,11 @@ def _pruners() -> str:
 @click.option("--pruner", metavar="NAME", help="Method that chooses; --list-pruners names them.  [default: glimpse]")
 @click.option("--pre", metavar="NAME", help="Method of a first stage that drops visual tokens before layer 0.")
 @click.option("--pre-keep", type=_RATIO, help="Share of the visual tokens that the first stage keeps.")
+@click.option(
+    "--zoom",
+    is_flag=True,
+    help="Look at a copy with a quarter of the pixels first, and encode only the places that matter in full.",
+)
 @click.option("--no-prune", is_flag=True, help="Run the plain model, all visual tokens kept.")
 @click.option("--max-new-tokens", type=_COUNT, default=128, help="Longest answer.")
 @click.option(
@@ -101,8 +108,8 @@ def run(words: tuple[str, ...], **options: Any) -> None:
         if options[name] == "":
             raise click.UsageError(f"--{name} is empty; is a variable of the shell not set?")
     if options["no_prune"]:
-        for name in ("threshold", "max_keep_ratio", "pruner", "pre", "pre_keep"):
-            if options[name] is not None:
+        for name in ("threshold", "max_keep_ratio", "pruner", "pre", "pre_keep", "zoom"):
+            if options[name] not in (None, False):
                 raise click.UsageError(f"--no-prune keeps everything, so --{name.replace('_', '-')} has no meaning")
     answer_question(images, question, options)
 
@@ -127,6 +134,7 @@ def answer_question(images: list[str], question: str, options: dict[str, Any]) -
         method=options["pruner"] or "glimpse",
         pre=options["pre"],
         pre_keep=options["pre_keep"],
+        zoom=0.25 if options["zoom"] else None,
     )
     sampling = Sampling(
         temperature=options["temperature"],
@@ -165,10 +173,7 @@ def answer_question(images: list[str], question: str, options: dict[str, Any]) -
             click.echo(json.dumps(as_dict(vlm, answer), ensure_ascii=False))
         plan = vlm.memory_plan()
     if picture is not None:
-        report = answer.pruning
-        shown = zip(frames, report.keep_masks, report.seen, strict=True)
-        sheet = [overlay.draw(frame, mask, window) for frame, mask, window in shown]
-        overlay.save(overlay.side_by_side(sheet), picture)
+        overlay.save(overlay.sheet(frames, answer.pruning), picture)
     if options["stats"]:
         terminal.note(as_table(answer, plan))
 
@@ -189,6 +194,7 @@ def as_dict(vlm: "Session", answer: "Answer") -> dict[str, Any]:
             "reason": report.reason,
             "pre": report.pre,
             "pre_kept": report.pre_kept,
+            "zoom": zoom_as_dict(report.zoom),
             "keep_masks": [mask.astype(int).tolist() for mask in report.keep_masks],
             "boxes": [list(map(list, boxes)) for boxes in report.boxes],
         },
@@ -203,15 +209,33 @@ def as_dict(vlm: "Session", answer: "Answer") -> dict[str, Any]:
     }
 
 
+def zoom_as_dict(zoom: "ZoomReport | None") -> dict[str, Any] | None:
+    """Returns what ``--json`` prints of zooming; None where nobody asked for it."""
+    if zoom is None:
+        return None
+    return {
+        "share": zoom.share,
+        "zoomed": zoom.zoomed,
+        "reason": zoom.reason,
+        "best": zoom.best,
+        "patches_share": zoom.patches_share,
+        "mask": None if zoom.mask is None else zoom.mask.astype(int).tolist(),
+    }
+
+
 def as_table(answer: "Answer", memory: Mapping[str, int]) -> str:
     """Returns the lines that ``--stats`` prints."""
     report, stats = answer.pruning, answer.stats
-    rows = [(name, f"{spent:9.1f} ms") for name, spent in stats.stage_ms.items()]
+    spent_ms = {name: spent for name, spent in stats.stage_ms.items() if report.zoom or name not in SCOUT_STAGES}
+    rows = [(name, f"{spent:9.1f} ms") for name, spent in spent_ms.items()]
     rows.append(("first token", f"{stats.ttft_ms:9.1f} ms"))
     rows.append(("decode speed", f"{stats.decode_tokens_per_s:9.1f} tokens/s"))
     rows.append(("prompt tokens", f"{stats.prompt_tokens:9d}"))
     rows.append(("new tokens", f"{stats.new_tokens:9d} ({answer.finish_reason})"))
     kept = f"{report.kept:9d} of {report.total} ({report.kept_ratio:.1%}), method {report.method}"
+    if report.zoom is not None:
+        done = "zoomed" if report.zoom.zoomed else f"encoded whole: {report.zoom.reason}"
+        rows.append(("patches", f"{report.zoom.patches_share:9.1%} of the image's, {done}"))
     if report.pre is not None:
         rows.append(("first stage", f"{report.pre_kept:9d} of {report.total} entered layer 0, method {report.pre}"))
     rows.append(("visual kept", kept + (f": {report.reason}" if report.reason else "")))

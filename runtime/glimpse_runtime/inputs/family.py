@@ -19,9 +19,11 @@ class Family(Protocol):
 
     Attributes:
         images_per_prompt: how many images a prompt may show, None for any number.
+        encodes_parts: whether the vision encoder can encode some cells of an image alone.
     """
 
     images_per_prompt: int | None
+    encodes_parts: bool
 
     def limited(self, max_pixels: int) -> "Family":
         """Returns the same with images of at most so many pixels; more than the bundle's limit changes nothing.
@@ -59,8 +61,17 @@ class Family(Protocol):
         """
         ...
 
-    def vision_inputs(self, grid: Grid) -> dict[str, Array]:
-        """Returns the vision graph's inputs beside ``pixel_values``."""
+    def vision_inputs(self, grid: Grid, cells: IntArray | None = None) -> dict[str, Array]:
+        """Returns the vision graph's inputs beside ``pixel_values``.
+
+        Args:
+            grid: of the image.
+            cells: (n,) ascending places on the merged grid of what is encoded, one cell being one visual token; None
+                is all of it. The pixels are then those of ``Patches.rows(cells)``.
+
+        Raises:
+            InputError: there are cells, and the family does not encode parts (``encodes_parts``).
+        """
         ...
 
     def score_inputs(self, grid: Grid, cells: IntArray) -> dict[str, Array]:

@@ -1,7 +1,7 @@
 """What a request asks of pruning."""
 
 from collections.abc import Sequence
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, fields, replace
 
 import numpy as np
 
@@ -10,6 +10,8 @@ from glimpse_runtime.bundle.anchors import ANCHORS, is_anchor
 from glimpse_runtime.checked import flag, real, shown, texts, whole
 from glimpse_runtime.errors import PruningError
 from glimpse_runtime.pruners import BEFORE, Pruner, find
+
+_ZOOM = ("zoom", "zoom_margin", "zoom_threshold", "zoom_gate")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,12 @@ class Pruning:
         position_debias: divide the trend towards the image's end out of a method's attention (PoRe).
         neighbour_suppression: let a token chosen by attention suppress neighbours that look like it (AdaptPrune).
         seed: of methods that draw.
+        zoom: look at a copy of the image with this share of its pixels first, above 0 and below 1, and encode only
+            the places that its scores name at full resolution; one image above 256 visual tokens. What is encoded is
+            kept whole; where the image is encoded whole, the other options apply, and the report says why.
+        zoom_margin: visual tokens around those places that are encoded too.
+        zoom_threshold: scores of the copy above it name a place, 0..1.
+        zoom_gate: the image is encoded whole where the copy's best score is below it, 0..1; 0 never.
     """
 
     enabled: bool = True
@@ -50,6 +58,10 @@ class Pruning:
     position_debias: bool = False
     neighbour_suppression: bool = False
     seed: int = 0
+    zoom: float | None = None
+    zoom_margin: int = 2
+    zoom_threshold: float = 0.05
+    zoom_gate: float = 0.3
 
     def __post_init__(self) -> None:
         """Refuses values that can never be meant.
@@ -76,6 +88,7 @@ class Pruning:
         if not self.enabled and any(_given(self, field) for field in fields(self)[1:]):
             raise PruningError("pruning is switched off (enabled=False), so no other option of it can be given")
         method = find(self.method)
+        self._check_zoom()
         self._check_masks()
         self._check_first_stage(method)
         if self.threshold is not None and not method.adaptive:
@@ -104,6 +117,27 @@ class Pruning:
     def enters_by_question(self) -> bool:
         """Whether another question about the same images may have other tokens before layer 0."""
         return self.first is not None and "text" in self.first.needs
+
+    def without_zoom(self) -> "Pruning":
+        """Returns the same options for an image that is encoded whole."""
+        return replace(self, **{name: getattr(type(self), name) for name in _ZOOM})
+
+    def _check_zoom(self) -> None:
+        self._set("zoom_margin", whole("zoom_margin", self.zoom_margin, 0, error=PruningError))
+        for name in ("zoom_threshold", "zoom_gate"):
+            self._set(name, real(name, getattr(self, name), 0, 1, error=PruningError))
+        if self.zoom is None:
+            given = [name for name in _ZOOM if getattr(self, name) != getattr(type(self), name)]
+            if given:
+                raise PruningError(f"{given[0]} has no meaning without zoom; give zoom=, such as 0.25")
+            return
+        self._set("zoom", real("zoom", self.zoom, 0, 1, above=True, error=PruningError))
+        if self.zoom == 1:
+            raise PruningError("zoom must be below 1: a copy as large as the image saves nothing; try 0.25")
+        if self.keep_masks is not None or self.pre is not None or self.method != "glimpse":
+            raise PruningError(
+                "zoom lets the glimpse choose what is encoded; leave out method, pre and keep_masks, or zoom"
+            )
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)

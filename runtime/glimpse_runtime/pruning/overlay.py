@@ -11,6 +11,7 @@ from glimpse_runtime.arrays import BoolArray, ByteArray
 from glimpse_runtime.errors import InputError
 from glimpse_runtime.files.atomic import open_atomic
 from glimpse_runtime.inputs.grid import Window
+from glimpse_runtime.pruning.report import PruneReport
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _OUTLINE = (255, 196, 0)
@@ -37,6 +38,17 @@ def draw(image: Image.Image, keep: BoolArray, window: Window | None = None) -> I
     out: ByteArray = np.where(kept[..., None], pixels, (0.5 * pixels + 0.5 * grey) * _DARK).astype(np.uint8)
     out[_border(kept, max(1, min(width, height) // 250))] = _OUTLINE
     return Image.fromarray(out)
+
+
+def sheet(images: Sequence[Image.Image], report: PruneReport) -> Image.Image:
+    """Returns what was kept of every image in one row; of a zoom also where its copy looked, and the choice."""
+    pictures = []
+    zoom = report.zoom
+    for image, keep, window in zip(images, report.keep_masks, report.seen, strict=True):
+        if zoom is not None and zoom.likely is not None and zoom.mask is not None:
+            pictures += [draw(image, zoom.likely, window), draw(image, zoom.mask, window)]
+        pictures.append(draw(image, keep, window))
+    return side_by_side(pictures)
 
 
 def side_by_side(images: Sequence[Image.Image]) -> Image.Image:

@@ -1,7 +1,7 @@
 """What pruning did, for the answer: never silent."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,6 +11,7 @@ from glimpse_runtime.inputs.grid import Grid, Window
 from glimpse_runtime.pruning.boxes import Box, kept_boxes
 from glimpse_runtime.pruning.options import Pruning
 from glimpse_runtime.pruning.rule import Rule, per_image, probability
+from glimpse_runtime.pruning.zoom import ZoomReport
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class PruneReport:
         pre: who chose what enters layer 0 as a first stage; None without one.
         pre_kept: visual tokens that the first stage kept; None without one.
         pre_masks: per image, (rows, columns) bool: what they were; empty without a first stage.
+        zoom: what zooming did, whose method is called ``zoom``; None where nobody asked for it.
+        encoded_masks: per image, (rows, columns) bool: what the vision encoder encoded; empty where it was all.
     """
 
     method: str
@@ -47,6 +50,8 @@ class PruneReport:
     pre: str | None = None
     pre_kept: int | None = None
     pre_masks: tuple[BoolArray, ...] = ()
+    encoded_masks: tuple[BoolArray, ...] = ()
+    zoom: ZoomReport | None = None
 
     @cached_property
     def boxes(self) -> tuple[tuple[Box, ...], ...]:
@@ -60,11 +65,31 @@ class PruneReport:
         return self.kept / self.total if self.total else 1.0
 
 
-def report_unpruned(grids: Sequence[Grid], reason: str) -> PruneReport:
-    """Returns the report of a request that kept every visual token."""
+def report_unpruned(grids: Sequence[Grid], reason: str, entered: BoolArray | None = None) -> PruneReport:
+    """Returns the report of a request that kept every visual token there was.
+
+    Args:
+        grids: the images.
+        reason: why nothing was pruned.
+        entered: (visual tokens,) which of them there were; None is all.
+    """
     total = sum(grid.visual_tokens for grid in grids)
-    masks = tuple(np.ones(grid.merged, np.bool_) for grid in grids)
-    return PruneReport("none", None, None, total, total, masks, (), reason)
+    keep = np.ones(total, np.bool_) if entered is None else entered
+    return PruneReport("none", None, None, int(keep.sum()), total, per_image(keep, grids) if grids else (), (), reason)
+
+
+def with_encoded(report: PruneReport, encoded: Sequence[BoolArray | None]) -> PruneReport:
+    """Returns a report that says what was encoded, where that is not everything.
+
+    Args:
+        report: of the request.
+        encoded: per image, (visual tokens,) bool, None for all.
+    """
+    if all(mask is None for mask in encoded):
+        return report
+    pairs = zip(encoded, report.keep_masks, strict=True)
+    masks = (np.ones_like(keep) if mask is None else mask.reshape(keep.shape) for mask, keep in pairs)
+    return replace(report, encoded_masks=tuple(masks))
 
 
 def report_pruned(

@@ -10,6 +10,7 @@ from glimpse_runtime.arrays import IntArray
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.memory import memory_of_files
 from glimpse_runtime.errors import InputError, PromptError, SessionError
+from glimpse_runtime.inputs.cells import Cells, checked_cells
 from glimpse_runtime.inputs.grid import Grid, Patches
 from glimpse_runtime.inputs.images import read_image
 from glimpse_runtime.inputs.prompt import Prompt, build_prompt, checked_ids, place
@@ -31,6 +32,7 @@ from glimpse_runtime.session.sampling import Sampler, Sampling
 from glimpse_runtime.session.scene import Scene
 from glimpse_runtime.session.scene_cache import SceneCache, SceneState, content_key
 from glimpse_runtime.session.turns import Turns
+from glimpse_runtime.session.zoom import look
 from glimpse_runtime.stats import Stats
 from glimpse_runtime.steps.entering import Entry
 from glimpse_runtime.steps.pipeline import Pipeline
@@ -141,6 +143,7 @@ class Session:
         pruning: Pruning | None = None,
         encoding: str | None = None,
         timeout: float | None = None,
+        cells: Cells = None,
     ) -> Scene:
         """Runs everything about some images that does not depend on a question.
 
@@ -150,9 +153,13 @@ class Session:
                 by them, unless that depends on the question.
             encoding: channel order of image arrays.
             timeout: seconds it may take.
+            cells: which cells of the merged grid to encode, one cell being one visual token; None is all. For one
+                image ascending places or a bool mask (rows, columns) such as those of ``PruneReport``; for a list of
+                images a list of these. The time follows their number; what is left out never enters the decoder.
 
         Raises:
-            InputError: an image cannot be used, or there is none.
+            InputError: an image or its cells cannot be used, there is no image, or the model's vision encoder takes
+                whole images alone.
             SessionError: the session is closed or busy, or it was ended by its deadline or ``cancel``.
         """
         request = make_request(pruning or Pruning(enabled=False), None, 1, timeout)
@@ -165,12 +172,13 @@ class Session:
             raise SessionError(f"the scene was not finished: {interrupt.reason}") from None
         if not pictures:
             raise InputError("a scene needs at least one image; ask([], question) asks without")
+        chosen = checked_cells(cells, images, scene.grids, self._family)
         prompt = self._build_prompt("?", scene.grids, None, ())
         pipeline.check(prompt, request.pruning)
         self._turns.finish_left(interrupt)
         with self._turns.take(interrupt):
             try:
-                self._encode_into(scene, pictures, stats, interrupt)
+                self._encode_into(scene, pictures, stats, interrupt, chosen)
                 if not request.pruning.enters_by_question:
                     entry = pipeline.enter(prompt, scene.visual, request.pruning, stats, interrupt)
                     self._prefix(scene, entry, request, always=True)
@@ -261,15 +269,18 @@ class Session:
             try:
                 key = content_key(pictures) if pictures and self._scenes.limit_bytes else None
                 known = self._scenes.get(key) if key else None
+                zoom = look(pipeline, self._family, prompt, pictures if known is None else None, request)
+                pruning = zoom.request.pruning
                 if known is not None:
                     scene.visual, scene.prefix = known.visual, known.prefix
                 elif pictures:
-                    self._encode_into(scene, pictures, stats, interrupt)
-                entry = pipeline.enter(prompt, scene.visual, request.pruning, stats, interrupt)
-                prefix = self._prefix(scene, entry, request, always=pictures is None)
-                if key:
+                    self._encode_into(scene, pictures, stats, interrupt, zoom.cells)
+                entry = pipeline.enter(prompt, scene.visual, pruning, stats, interrupt)
+                prefix = None if zoom.cells else self._prefix(scene, entry, zoom.request, always=pictures is None)
+                if key and not zoom.cells:  # a part of an image says little to another question
                     self._scenes.put(key, scene)
-                logits, report = pipeline.prefill(entry, scene.visual, prefix, request.pruning, stats, interrupt)
+                logits, report = pipeline.prefill(entry, scene.visual, prefix, pruning, stats, interrupt)
+                report = zoom.told(report)
                 first = sampler.choose(logits)
             except Interrupted:
                 pass  # the answer says so by its reason
@@ -329,7 +340,12 @@ class Session:
         return SceneState(grids, tuple(picture.size for picture in pictures), newest_stamp(frames)), pictures
 
     def _encode_into(
-        self, scene: SceneState, pictures: Sequence[Image.Image], stats: Stats, interrupt: Interrupt
+        self,
+        scene: SceneState,
+        pictures: Sequence[Image.Image],
+        stats: Stats,
+        interrupt: Interrupt,
+        cells: Sequence[IntArray | None] | None = None,
     ) -> None:
         pipeline = self._open_pipeline()
 
@@ -338,7 +354,10 @@ class Session:
                 return interrupt.run(lambda: self._family.patches(picture))
 
         # One after the other: patches take more memory than what is made of them.
-        scene.visual = [pipeline.encode(patches(picture), stats, interrupt) for picture in pictures]
+        scene.visual = [
+            pipeline.encode(patches(picture), stats, interrupt, chosen)
+            for picture, chosen in zip(pictures, cells or [None] * len(pictures), strict=True)
+        ]
 
     def _prefix(self, scene: SceneState, entry: Entry, request: Request, always: bool) -> Prefix | None:
         """Returns what is known of the entry's start; a start that other questions share is run and kept."""

@@ -5,18 +5,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from glimpse_runtime.arrays import Array, FloatArray
+from glimpse_runtime.arrays import Array, FloatArray, IntArray
 from glimpse_runtime.backends import Backend, Engine, Tensor
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.checks import STAGES
-from glimpse_runtime.errors import PromptError
+from glimpse_runtime.errors import PromptError, PruningError
 from glimpse_runtime.inputs.family import open_family
 from glimpse_runtime.inputs.grid import Patches
 from glimpse_runtime.inputs.prompt import Prompt, place
 from glimpse_runtime.inputs.rope import TextRope
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.pruning.options import Pruning
-from glimpse_runtime.pruning.report import PruneReport, report_unpruned
+from glimpse_runtime.pruning.report import PruneReport, report_unpruned, with_encoded
 from glimpse_runtime.stats import Stats
 from glimpse_runtime.steps.cache import KVCache
 from glimpse_runtime.steps.decode import Stepper
@@ -146,6 +146,11 @@ class Pipeline:
             PromptError: the prompt or an image does not fit the bundle's profiles.
             PruningError: the pruning options cannot be met.
         """
+        if pruning.zoom is not None and not self.family.encodes_parts:
+            raise PruningError(
+                f"zoom encodes a part of an image, which the vision encoder of {self.manifest.model.architecture} "
+                "cannot; leave out zoom"
+            )
         largest = self.manifest.profiles["visual_tokens"].max
         for grid in prompt.grids:
             if grid.visual_tokens > largest:
@@ -163,10 +168,17 @@ class Pipeline:
                 "shorten the text, use fewer pixels (max_pixels=, --max-pixels) or export with a larger --max-context"
             )
 
-    def encode(self, image: Patches, stats: Stats, interrupt: Interrupt) -> VisualTokens:
-        """Runs the vision encoder on one image."""
-        with stats.stage("vision"):
-            tokens = self._encoder(image, interrupt)
+    def encode(
+        self,
+        image: Patches,
+        stats: Stats,
+        interrupt: Interrupt,
+        cells: IntArray | None = None,
+        stage: str = "vision",
+    ) -> VisualTokens:
+        """Runs the vision encoder on one image, or on some cells of it; see ``VisionEncoder``."""
+        with stats.stage(stage):
+            tokens = self._encoder(image, interrupt, cells)
             self._require_finite("vision", tokens.embeds, tokens.features)
             return tokens
 
@@ -180,6 +192,18 @@ class Pipeline:
         """Runs an entry up to its last visual token through the lower layers, for questions to start from."""
         with stats.stage("lower"):
             return self._lower.prefix(entry, images, interrupt)
+
+    def scout(self, entry: Entry, images: Sequence[VisualTokens], stats: Stats, interrupt: Interrupt) -> FloatArray:
+        """Returns the scorer's (entered,) logits of a prompt about a small copy of its image; see ``Pruning.zoom``.
+
+        The lower layers' KV cache holds that prompt until the next one runs.
+        """
+        with stats.stage("scout_lower"):
+            glimpse_rows = self._selector.glimpse_rows(entry.prompt, Pruning())
+            _, attention = self._lower(entry, images, None, glimpse_rows, interrupt)
+        with stats.stage("scout_score"):
+            self._require_finite("lower", attention)
+            return self._selector.glimpse_logits(entry, images, attention, interrupt)
 
     def prefill(
         self,
@@ -212,9 +236,8 @@ class Pipeline:
             self.trace("hidden_reduce", backend.download(hidden)[0].copy())
         if not (pruning.enabled and entry.grids):
             self._next_position[:] = positions.max() + 1
-            report = report_unpruned(
-                entry.grids, "pruning was switched off" if entry.grids else "the prompt has no image"
-            )
+            reason = "pruning was switched off" if entry.grids else "the prompt has no image"
+            report = report_unpruned(entry.grids, reason, entry.entered)
             keep_rows = np.arange(len(ids))
         else:
             if self.trace is not None and pruning.keep_masks is None:
@@ -235,7 +258,7 @@ class Pipeline:
         require_finite("upper", self.manifest.precision, first)
         self._emit("logits_step", first[None])
         self._emit_caches()
-        return first, report
+        return first, with_encoded(report, [image.encoded for image in images])
 
     def decode(self, token: int, stats: Stats, interrupt: Interrupt) -> FloatArray:
         """Feeds one token back and returns the (vocab,) float32 logits of the next, valid until the next step."""

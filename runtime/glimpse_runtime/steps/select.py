@@ -67,23 +67,25 @@ class Selector:
     def enter(
         self, prompt: Prompt, images: Sequence[VisualTokens], pruning: Pruning, stats: Stats, interrupt: Interrupt
     ) -> Entry:
-        """Runs the method that acts before layer 0, if there is one."""
-        whole, pruner = Entry.of(prompt, self._manifest.tokens.image), pruning.first
+        """Runs the method that acts before layer 0, if there is one, on what was encoded."""
+        encoded = encoded_of(images)
+        whole, pruner = Entry.of(prompt, self._manifest.tokens.image, encoded), pruning.first
         if pruner is None or not prompt.grids:
             return whole
         with stats.stage("preselect"):
             rule = self._rule(pruning)
-            count = rules.entering(pruning, rule, len(whole.entered))
+            count = min(rules.entering(pruning, rule, len(whole.entered)), len(whole.visual_rows))
             answers = self._ask(pruner, whole, images, pruning, count, {}, interrupt)
             scores = None if answers.dtype == np.bool_ else answers
-            entered = answers if scores is None else rules.select_best(scores, count)
+            entered = _spread(answers if scores is None else rules.select_best(scores, count), whole.entered, False)
             if not min(count, 1) <= int(entered.sum()) <= count:  # room was made for so many rows and no more
                 raise PruningError(
                     f"pruning method {pruner.name!r} kept {int(entered.sum())} tokens before layer 0, it may keep 1 to "
                     f"{count}"
                 )
-            entered = rules.add_anchors(entered, rule, prompt.grids)
-            return Entry.of(prompt, self._manifest.tokens.image, entered, scores)
+            entered = rules.add_anchors(entered, rule, prompt.grids) & whole.entered
+            shown = None if scores is None else _spread(scores, whole.entered, 0)
+            return Entry.of(prompt, self._manifest.tokens.image, entered, shown)
 
     def glimpse_rows(self, prompt: Prompt, pruning: Pruning) -> int:
         """Returns how many glimpse rows the lower layers run behind the prompt."""
@@ -133,8 +135,16 @@ class Selector:
                 answers = weigh(answers, entry, pruning)
                 scores = _spread(answers, entered, 0)
                 keep = _spread(self._best(answers, entry, images, pruning, count), entered, False)
-            keep = rules.add_anchors(keep, rule, grids)
+            keep = rules.add_anchors(keep, rule, grids) & entered
         return keep, report_pruned(pruning, rule, scores, keep, entered, grids)
+
+    def glimpse_logits(
+        self, entry: Entry, images: Sequence[VisualTokens], attention: Tensor, interrupt: Interrupt
+    ) -> FloatArray:
+        """Returns the scorer's (entered,) logits of an entry behind the lower layers."""
+        logits = self._scorer(attention, entry.visual_rows, images, entry.cells(), interrupt)
+        require_finite("score", self._manifest.precision, logits)
+        return logits
 
     def _require(self, pruner: Pruner) -> None:
         """Refuses a method that needs what the bundle does not have."""
@@ -160,7 +170,7 @@ class Selector:
         known: dict[str, Array] = {}
         needs = pruning.pruner.needs
         if pruning.keep_masks is not None:
-            known["keep_mask"] = rules.flat_masks(pruning.keep_masks, entry.grids)
+            known["keep_mask"] = rules.flat_masks(pruning.keep_masks, entry.grids)[entry.entered]
         if "hidden" in needs:
             known["hidden"] = self._evidence.hidden(hidden, entry)
         if any(need in needs for need in ("attention", "glimpse_attention", "glimpse_logits")):
@@ -169,9 +179,7 @@ class Selector:
             if need in needs:
                 known[need] = self._evidence.attention(attention, entry)
         if "glimpse_logits" in needs:
-            logits = self._scorer(attention, entry.visual_rows, images, entry.cells(), interrupt)
-            require_finite("score", self._manifest.precision, logits)
-            known["glimpse_logits"] = logits
+            known["glimpse_logits"] = self.glimpse_logits(entry, images, attention, interrupt)
         return known
 
     def _ask(
@@ -205,6 +213,15 @@ class Selector:
 
     def _rule(self, pruning: Pruning) -> Rule:
         return rules.merge(pruning, self._manifest.pruning)
+
+
+def encoded_of(images: Sequence[VisualTokens]) -> BoolArray | None:
+    """Returns the (visual tokens,) mask of what was encoded of all images of a prompt; None is all."""
+    if all(image.encoded is None for image in images):
+        return None
+    return np.concatenate(
+        [np.ones(image.grid.visual_tokens, np.bool_) if image.encoded is None else image.encoded for image in images]
+    )
 
 
 def _quotas(sizes: Sequence[int], count: int) -> IntArray:

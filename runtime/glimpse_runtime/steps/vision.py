@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from glimpse_runtime.arrays import FloatArray
+import numpy as np
+
+from glimpse_runtime.arrays import BoolArray, FloatArray, IntArray
 from glimpse_runtime.backends import Backend, Engine, Tensor
 from glimpse_runtime.bundle.manifest import Manifest
 from glimpse_runtime.inputs.family import Family
@@ -25,17 +27,21 @@ class VisualTokens:
         features: (taps, visual tokens, vision hidden) float32 of the backend, what the scorer reads.
         received: (visual tokens,) share of attention that each receives; None where the bundle's vision encoder does
             not give it.
+        encoded: (visual tokens,) which of them were encoded; None is all. The others' rows are zeros and must not
+            enter the decoder.
     """
 
     grid: Grid
     embeds: Tensor
     features: Tensor
     received: FloatArray | None = None
+    encoded: BoolArray | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes it holds."""
-        return self.embeds.nbytes + self.features.nbytes + (self.received.nbytes if self.received is not None else 0)
+        beside = (self.received, self.encoded)
+        return self.embeds.nbytes + self.features.nbytes + sum(part.nbytes for part in beside if part is not None)
 
 
 class VisionEncoder:
@@ -49,12 +55,21 @@ class VisionEncoder:
         self._engine = engine
         self._emit = emit
 
-    def __call__(self, image: Patches, interrupt: Interrupt) -> VisualTokens:
-        """Runs the vision encoder on one image."""
+    def __call__(self, image: Patches, interrupt: Interrupt, cells: IntArray | None = None) -> VisualTokens:
+        """Runs the vision encoder on one image, or on some cells of it as if there were no others.
+
+        Args:
+            image: all of its patches.
+            interrupt: ends the request early.
+            cells: (n,) ascending places on the merged grid, at least one; None is all.
+
+        Raises:
+            InputError: the model's family does not encode parts.
+        """
         vision, grid = self._manifest.vision, image.grid
-        inputs = {"pixel_values": image.pixel_values, **self._family.vision_inputs(grid)}
+        inputs = {"pixel_values": image.rows(cells), **self._family.vision_inputs(grid, cells)}
         # Memory of their own, not the engine's: they stay, and what the engine worked in can go.
-        count, taps = grid.visual_tokens, len(vision.taps)
+        count, taps = grid.visual_tokens if cells is None else len(cells), len(vision.taps)
         embeds = self._backend.allocate((count, self._manifest.text.hidden_size), "float32")
         features = self._backend.allocate((taps, count, vision.hidden_size), "float32")
         out = self._engine.run(inputs, interrupt, {"image_embeds": embeds, "features": features})
@@ -64,7 +79,28 @@ class VisionEncoder:
         emit_trace(out, self._emit)
         self._emit("image_embeds", embeds)
         self._emit("visual_features", features)
-        return VisualTokens(grid, embeds, features, received)
+        tokens = VisualTokens(grid, embeds, features, received)
+        return tokens if cells is None else self._spread(tokens, cells)
+
+    def _spread(self, part: VisualTokens, cells: IntArray) -> VisualTokens:
+        """Returns the tokens of some cells in their places on the whole grid."""
+        count = part.grid.visual_tokens
+
+        def whole(tensor: Tensor) -> Tensor:
+            rows = self._backend.download(tensor)
+            spread = np.zeros((*rows.shape[:-2], count, rows.shape[-1]), rows.dtype)
+            spread[..., cells, :] = rows
+            target = self._backend.allocate(spread.shape, "float32")
+            self._backend.copy(spread, target)
+            return target
+
+        encoded = np.zeros(count, np.bool_)
+        encoded[cells] = True
+        received = None
+        if part.received is not None:
+            received = np.zeros(count, np.float32)
+            received[cells] = part.received
+        return VisualTokens(part.grid, whole(part.embeds), whole(part.features), received, encoded)
 
     def close(self) -> None:
         """Frees the graph."""

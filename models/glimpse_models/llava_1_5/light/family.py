@@ -17,12 +17,17 @@ from glimpse_runtime.inputs.grid import Grid, Patches, Window
 from glimpse_runtime.inputs.levels import sensible_levels
 
 AXES = 1
+WHOLE_IMAGES = (
+    "the vision encoder of LLaVA-1.5 (CLIP) cannot encode a part of an image: its places are learned and every patch "
+    "attends to all; encode the whole image (without cells), or crop it"
+)
 
 
 class Llava15:
     """The runtime's side of one bundle; see ``glimpse_runtime.inputs.family.Family``."""
 
     images_per_prompt = 1
+    encodes_parts = False
 
     def __init__(self, record: Record) -> None:
         """Takes the manifest's ``family`` record."""
@@ -61,8 +66,10 @@ class Llava15:
         grid = Grid(rules.side, rules.side, 1)
         return Patches(np.zeros((grid.patches, 3 * rules.patch_size**2), np.float32), grid)
 
-    def vision_inputs(self, grid: Grid) -> dict[str, Array]:
-        """Returns nothing: the vision graph takes pixels alone."""
+    def vision_inputs(self, grid: Grid, cells: IntArray | None = None) -> dict[str, Array]:
+        """Returns nothing: the vision graph takes pixels alone, those of the whole image."""
+        if cells is not None:
+            raise InputError(WHOLE_IMAGES)
         return {}
 
     def score_inputs(self, grid: Grid, cells: IntArray) -> dict[str, Array]:

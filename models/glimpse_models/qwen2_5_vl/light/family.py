@@ -27,6 +27,7 @@ class Qwen25VL:
     """The runtime's side of one bundle; see ``glimpse_runtime.inputs.family.Family``."""
 
     images_per_prompt = None
+    encodes_parts = True
 
     def __init__(self, record: Record) -> None:
         """Takes the manifest's ``family`` record."""
@@ -62,11 +63,18 @@ class Qwen25VL:
         width = 3 * rules.temporal_patch_size * rules.patch_size**2
         return Patches(np.zeros((grid.patches, width), np.float32), grid)
 
-    def vision_inputs(self, grid: Grid) -> dict[str, Array]:
-        """Returns what the vision graph takes beside pixels: rotary table and windows of the patches."""
+    def vision_inputs(self, grid: Grid, cells: IntArray | None = None) -> dict[str, Array]:
+        """Returns what the vision graph takes beside pixels: rotary table and windows of the patches.
+
+        Patches that are not encoded are not there for the others: these keep their places and windows.
+        """
         record = self._record
         cos, sin = vision_rope(grid, record.head_dim, record.rope_theta)
-        return {"cos": cos, "sin": sin, **patch_windows(grid, record.window_size, record.images.patch_size).inputs()}
+        if cells is not None:
+            rows = grid.patches_of(cells)
+            cos, sin = cos[rows], sin[rows]
+        windows = patch_windows(grid, record.window_size, record.images.patch_size, cells)
+        return {"cos": cos, "sin": sin, **windows.inputs()}
 
     def score_inputs(self, grid: Grid, cells: IntArray) -> dict[str, Array]:
         """Returns what the scorer takes of the family: the vision encoder's windows over the tokens that entered."""

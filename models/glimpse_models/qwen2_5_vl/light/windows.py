@@ -61,9 +61,9 @@ def token_windows(grid: Grid, window_size: int, patch_size: int, cells: IntArray
     return _windows(slots[(slots >= 0).any(axis=1)])
 
 
-def patch_windows(grid: Grid, window_size: int, patch_size: int) -> Windows:
+def patch_windows(grid: Grid, window_size: int, patch_size: int, cells: IntArray | None = None) -> Windows:
     """Returns the same windows with patches for items: the patches of a merge unit are neighbours."""
-    tokens = token_windows(grid, window_size, patch_size)
+    tokens = token_windows(grid, window_size, patch_size, cells)
     slots = np.where(tokens.keys > 0, tokens.gather.reshape(tokens.keys.shape), -1)
     unit = grid.merge**2
     patches = slots[:, :, None] * unit + np.arange(unit)
