@@ -14,6 +14,7 @@ from glimpse_export.certify.checks.entering import entering
 from glimpse_export.certify.checks.head import HeadCheck
 from glimpse_export.certify.checks.inventory import check_inventory
 from glimpse_export.certify.checks.score import ScoreCheck
+from glimpse_export.certify.checks.update import UpdateCheck
 from glimpse_export.certify.checks.vision import Seen, VisionCheck
 from glimpse_export.certify.measures import measure
 from glimpse_export.certify.measures.bounds import Bounds, bounds_for
@@ -26,6 +27,7 @@ from glimpse_export.certify.written.stored import as_tensor
 from glimpse_export.certify.written.weights import MEASURE, WeightCheck
 from glimpse_export.planning.plan import Plan
 from glimpse_runtime.arrays import BoolArray
+from glimpse_runtime.bundle.checks import UPDATE_STAGE
 from glimpse_runtime.bundle.embedding import EmbeddingTable, open_table
 from glimpse_runtime.bundle.manifest import Manifest
 
@@ -123,6 +125,17 @@ class Walk:
         score.weights()
         self._progress("vision")
         seen = vision.run()
+        if UPDATE_STAGE in self._stages:
+            UpdateCheck(
+                self._folder,
+                manifest,
+                self._stages,
+                self._base,
+                self._weights,
+                inputs,
+                self._recorder,
+                self._bounds(manifest.precision["vision"]),
+            ).run()
         head = HeadCheck(
             self._folder,
             manifest,

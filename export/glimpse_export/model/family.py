@@ -156,6 +156,20 @@ class Family(Protocol):
         """
         ...
 
+    def vision_update_author(
+        self, architecture: Architecture, checkpoint: "Checkpoint", dialect: "Dialect", precision: str
+    ) -> VisionAuthor | None:
+        """Returns the author of the vision graph that runs the changed patches of an image again.
+
+        It reads the weights of the vision graph. Beside that graph's inputs, for the patches that are run, it takes
+        ``rows`` (patches run,) int64, their numbers, and keys and values of all patches for every block that attends
+        to the whole image, as ``past.BLOCK.key|value``, which it gives back as ``present.BLOCK.key|value``.
+
+        Returns:
+            None where the family's encoder cannot be run in parts.
+        """
+        ...
+
     def check_vision_attention(self, architecture: Architecture, where: str) -> None:
         """Checks that the encoder can give how much attention each token receives.
 

@@ -21,6 +21,7 @@ from glimpse_export.weights.journal import StoredTensor
 from glimpse_export.weights.precision import DEFAULT_PRECISION, INTEGER
 from glimpse_export.write.sources import Sources
 from glimpse_export.write.stamps import writers_code
+from glimpse_runtime.bundle.checks import UPDATE_STAGE
 from glimpse_runtime.bundle.dialects import graph_name
 from glimpse_runtime.bundle.manifest import EmbeddingSpec, FileSpec
 
@@ -120,6 +121,11 @@ def _vision(plan: Plan, weights: WeightLayout) -> Iterator[GraphBuilder]:
         )
         author.author(graph)
         yield graph
+        updating = plan.family.vision_update_author(plan.architecture, plan.checkpoint, spelled, precision)
+        if updating is not None:
+            update = _graph(UPDATE_STAGE, spelled, weights, precision)
+            updating.author(update)
+            yield update
 
 
 def _score(plan: Plan, weights: WeightLayout) -> Iterator[GraphBuilder]:

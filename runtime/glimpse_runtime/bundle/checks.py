@@ -8,6 +8,8 @@ from glimpse_runtime.bundle.manifest import LARGEST_ROPE_THETA, Manifest, Profil
 from glimpse_runtime.errors import BundleFormatError
 
 STAGES = ("vision", "lower", "score", "upper")
+UPDATE_STAGE = "vision_update"
+"""The optional stage that runs the changed patches of an encoded image again."""
 PROFILES = ("patches", "visual_tokens", "rows", "kept", "context")
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
 LONGEST = 1 << 20
@@ -114,7 +116,9 @@ def _graphs(manifest: Manifest) -> bool:
         return False
     lengths = [dim for tensor in tensors for dim in tensor.shape if isinstance(dim, int)]
     # One per key or value of a layer; the columns may be more than the head size where attention needs it.
-    caches = {tensor.shape for tensor in tensors if tensor.name.startswith(_PAST)}
+    decoders = [stage for stages in manifest.graphs.values() for name, stage in stages.items() if name != UPDATE_STAGE]
+    beside = [tensor for stage in decoders for tensor in (*stage.inputs, *stage.outputs)]
+    caches = {tensor.shape for tensor in beside if tensor.name.startswith(_PAST)}
     heads, rows = (1, manifest.text.kv_heads), ("context", manifest.profiles["context"].max)
     if not all(len(shape) == 4 and shape[:2] == heads and shape[2] in rows for shape in caches):
         return False

@@ -42,7 +42,7 @@ def test_every_precision_passes(precision: str, golden: Path, tmp_path: Path) ->
     found = write(golden, tmp_path / "bundle", precision).certify("full" if precision == "fp32" else "quick")
     assert found.passed
     stages = {check.stage for check in found.checks}
-    parts = ("vision", "lower", "score", "select", "upper", "decode", "compact")
+    parts = ("vision", "vision_update", "lower", "score", "select", "upper", "decode", "compact")
     assert stages == {"preprocess", "checkpoint", "embedding", *(f"{p}.{d}" for p in parts for d in FOR_TENSORRT)}
     if precision != "fp32":
         errors = [check.value for check in found.checks if check.measure == "layer_error"]

@@ -17,6 +17,7 @@ from support.certified import other_eps, sabotage, vectors_rolled, write
 
 from glimpse_export.errors import CertificateError
 from glimpse_export.graphs.decoder import DecoderAuthor
+from glimpse_export.graphs.dialects.ort import OrtAttention
 from glimpse_export.source.adapter import Adapter
 from glimpse_models.qwen2_5_vl.heavy.vision import VisionAuthor
 from glimpse_models.qwen2_5_vl.light import family as light
@@ -54,6 +55,12 @@ def half_attention(original: Any, self: Any, *args: Any) -> Any:
     return g.op("Mul", value, g.scalar(0.5))
 
 
+def alone(original: Any, self: Any, g: Any, q: Any, k: Any, v: Any, *rest: Any) -> Any:
+    """The changed patches see each other and not the rest of the image."""
+    original(self, g, q, k, v, *rest)
+    return self.attend(g, q, k, v)
+
+
 MUTANTS: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
     "a bias dropped": (
         DecoderAuthor,
@@ -66,6 +73,7 @@ MUTANTS: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
     "another epsilon": (None, "rms_norm", other_eps, "vision, layer 2: graph_error"),
     "taps out of order": (VisionAuthor, "__init__", taps_backwards, "vision, layer [0-9]: tap_graph_error"),
     "wrong glimpse vectors": (Adapter, "glimpse_vectors", vectors_rolled, "lower, layer 0: wrong_weights glimpse.0"),
+    "an update that forgets": (OrtAttention, "attend_updated", alone, "vision_update"),
     "half the attention": (
         DecoderAuthor,
         "_glimpse_attention",
@@ -75,7 +83,7 @@ MUTANTS: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", few(MUTANTS, ["a bias dropped", "taps out of order"]))
+@pytest.mark.parametrize("name", few(MUTANTS, ["a bias dropped", "taps out of order", "an update that forgets"]))
 def test_a_wrong_graph_is_named(name: str, golden: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     from glimpse_export.graphs.dialects.ort import OrtDialect
 

@@ -143,6 +143,9 @@ def test_a_cache_has_the_length_of_the_profile(golden: Path, tmp_path: Path) -> 
                 for value in (*model.graph.input, *model.graph.output)
                 if value.name.startswith(("past.", "present."))
             }
+            if stage == "vision_update":  # of an image's patches, whose number is no part of the graph
+                assert shapes == {(0, 32)}
+                continue
             assert shapes == ({(1, 2, 200, 16)} if stage in ("lower", "upper", "compact") else set())
     outputs = {tensor.name: tensor.shape for tensor in manifest_of(folder).graphs["plain"]["lower"].outputs}
     assert outputs["glimpse_attention"] == (4, 200)

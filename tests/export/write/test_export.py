@@ -254,7 +254,7 @@ def test_command_dry_run_writes_nothing(command: Command, process: Command, mode
     assert not (tmp_path / "out").exists()
     done = process(EXPORT, *words, "--out", tmp_path / "out")
     assert done.stdout.strip() == str(tmp_path / "out")
-    assert "wrote 4 graphs" in done.stderr
+    assert "wrote 5 graphs" in done.stderr
     assert "licence of the weights: unknown" in done.stderr
     done = command(EXPORT, *words, "--out", tmp_path / "out")
     assert done.stdout.strip() == str(tmp_path / "out")

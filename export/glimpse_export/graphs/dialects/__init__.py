@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from glimpse_export.errors import UnsupportedError
-from glimpse_export.graphs.dialects.base import Attention, DecoderStep, Dialect, Heads, WindowKeys
+from glimpse_export.graphs.dialects.base import Attention, DecoderStep, Dialect, Heads, UpdatingAttention, WindowKeys
 from glimpse_export.graphs.dialects.opset24 import Opset24Dialect
 from glimpse_export.graphs.dialects.ort import OrtDialect
 from glimpse_export.graphs.dialects.plain import PlainDialect
@@ -23,4 +23,4 @@ def dialect(name: str) -> Dialect:
     return _SPELLINGS[name]()
 
 
-__all__ = ["DIALECTS", "Attention", "DecoderStep", "Dialect", "Heads", "WindowKeys", "dialect"]
+__all__ = ["DIALECTS", "Attention", "DecoderStep", "Dialect", "Heads", "UpdatingAttention", "WindowKeys", "dialect"]

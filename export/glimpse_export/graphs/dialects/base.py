@@ -57,6 +57,30 @@ class Attention(Protocol):
         ...
 
 
+class UpdatingAttention(Attention, Protocol):
+    """``Attention`` over all rows that can also run some of them, with what the others left in a cache."""
+
+    def attend_updated(
+        self, g: GraphBuilder, q: ir.Value, k: ir.Value, v: ir.Value, rows: ir.Value, name: str, items: str
+    ) -> ir.Value:
+        """Replaces some rows of the cache ``name`` and lets them attend to all of it.
+
+        Args:
+            g: the graph.
+            q: (1, rows, heads * size) float32.
+            k: the same.
+            v: (1, rows, heads * value_size) float32.
+            rows: (rows,) int64, the numbers of the rows among all items.
+            name: names the inputs ``past.NAME.key|value`` and the outputs ``present.NAME.key|value``, which are
+                (items, heads * size) float32, keys rotated.
+            items: names the dimension of all items.
+
+        Returns:
+            (1, rows, heads * value_size) float32.
+        """
+        ...
+
+
 class DecoderStep(Protocol):
     """The inputs that every decoder graph has beside hidden states, and causal attention over the KV cache."""
 
@@ -138,7 +162,7 @@ class Dialect(Protocol):
         heads: Heads,
         windows: WindowKeys | None,
         dtype: str,
-    ) -> Attention:
+    ) -> UpdatingAttention:
         """Prepares attention without a cache.
 
         Args:

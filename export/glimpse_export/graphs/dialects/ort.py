@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from glimpse_export.graphs.builder import MICROSOFT, GraphBuilder, Shape
 from glimpse_export.graphs.dialects.base import QUICK_GELU_ALPHA, Heads, WindowKeys
+from glimpse_export.graphs.dialects.items import updated
 from glimpse_export.graphs.dialects.scores import last_row_scores
 from glimpse_export.graphs.integers import BlockForm
 from glimpse_export.graphs.linear import FloatForm, LinearForm
@@ -117,9 +118,23 @@ class OrtAttention:
             slots, keys = self.windows.slots, self.windows.keys
             q, k = (g.reshape(x, -1, slots, heads.query * heads.size) for x in (q, k))
             v = g.reshape(v, -1, slots, width)
-        scale = 1 / math.sqrt(heads.size)
-        out = g.op("MultiHeadAttention", q, k, v, None, keys, domain=MICROSOFT, num_heads=heads.query, scale=scale)
+        out = self._product(g, q, k, v, keys)
         return out if self.windows is None else g.reshape(out, 1, -1, width)
+
+    def attend_updated(
+        self, g: GraphBuilder, q: ir.Value, k: ir.Value, v: ir.Value, rows: ir.Value, name: str, items: str
+    ) -> ir.Value:
+        """See ``UpdatingAttention``."""
+        q, k = _rotated(g, q, self.cos, self.sin), _rotated(g, k, self.cos, self.sin)
+        key, value = (
+            g.op("Unsqueeze", part, g.integers(0)) for part in updated(g, k, v, rows, name, items, self.heads)
+        )
+        return self._product(g, q, key, value, None)
+
+    def _product(self, g: GraphBuilder, q: ir.Value, k: ir.Value, v: ir.Value, keys: ir.Value | None) -> ir.Value:
+        scale = 1 / math.sqrt(self.heads.size)
+        count = self.heads.query
+        return g.op("MultiHeadAttention", q, k, v, None, keys, domain=MICROSOFT, num_heads=count, scale=scale)
 
     def rotated(self, g: GraphBuilder, x: ir.Value) -> ir.Value:
         """See ``Attention``."""

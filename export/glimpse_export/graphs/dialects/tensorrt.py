@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.dialects.base import QUICK_GELU_ALPHA, Heads, WindowKeys
+from glimpse_export.graphs.dialects.items import updated
 from glimpse_export.graphs.dialects.products import HIDDEN, AttentionProduct
 from glimpse_export.graphs.dialects.scores import last_row_scores
 from glimpse_export.graphs.integers import DequantizedForm
@@ -138,9 +139,22 @@ class HeadAttention:
 
     def attend(self, g: GraphBuilder, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
         """See ``Attention``."""
-        heads, dtype = self._heads, self._dtype
+        heads = self._heads
         q, k = self._rotated(g, q, heads.query), self._rotated(g, k, heads.key)
-        v = self._split(g, v, heads.key, heads.value_size)
+        return self._attend(g, q, k, self._split(g, v, heads.key, heads.value_size))
+
+    def attend_updated(
+        self, g: GraphBuilder, q: ir.Value, k: ir.Value, v: ir.Value, rows: ir.Value, name: str, items: str
+    ) -> ir.Value:
+        """See ``UpdatingAttention``."""
+        heads = self._heads
+        q, k = self._rotated(g, q, heads.query), self._rotated(g, k, heads.key)
+        keys, values = updated(g, _joined(g, k, heads.key * heads.size), v, rows, name, items, heads)
+        apart = self._split(g, keys, heads.key, heads.size), self._split(g, values, heads.key, heads.value_size)
+        return self._attend(g, q, *apart)
+
+    def _attend(self, g: GraphBuilder, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
+        heads, dtype = self._heads, self._dtype
         q, k, v = (_rounded(g, x, dtype) for x in (_scaled(g, q, heads), k, v))
         out = _widened(g, self._product.attend(g, q, k, v, self._mask), dtype)
         return _joined(g, out, heads.query * heads.value_size)

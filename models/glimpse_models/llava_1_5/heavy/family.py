@@ -84,6 +84,12 @@ class Llava15:
             _vision(architecture), architecture.scorer.taps, checkpoint, dialect, precision, attention, trace
         )
 
+    def vision_update_author(
+        self, architecture: Architecture, checkpoint: Checkpoint, dialect: Dialect, precision: str
+    ) -> None:
+        """Returns nothing: every block of CLIP attends to the whole image."""
+        return
+
     def check_vision_attention(self, architecture: Architecture, where: str) -> None:
         """Refuses a projector that reads the state before the first block."""
         if _vision(architecture).projected < 0:

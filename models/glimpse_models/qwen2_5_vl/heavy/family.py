@@ -80,6 +80,15 @@ class Qwen25VL:
             _vision(architecture), architecture.scorer.taps, checkpoint, dialect, precision, attention
         )
 
+    def vision_update_author(
+        self, architecture: Architecture, checkpoint: Checkpoint, dialect: Dialect, precision: str
+    ) -> vision.VisionAuthor | None:
+        """Returns the author of the vision graph that runs changed patches; None where no block sees the others."""
+        tower = _vision(architecture)
+        if not tower.full_attention:
+            return None
+        return vision.VisionAuthor(tower, architecture.scorer.taps, checkpoint, dialect, precision, update=True)
+
     def check_vision_attention(self, architecture: Architecture, where: str) -> None:
         """Refuses an encoder of windows alone."""
         if not _vision(architecture).full_attention:

@@ -8,6 +8,9 @@ from glimpse_models.qwen2_5_vl.light.patches import LARGEST_ASPECT
 from glimpse_models.qwen2_5_vl.light.record import ImageRules
 from glimpse_runtime.bundle.manifest import Profile
 
+UPDATED_PATCHES, UPDATED_TOKENS = "updated_patches", "updated_tokens"
+"""Names of the dimensions of what an update of an encoded image runs."""
+
 
 def visual_tokens(images: ImageRules) -> tuple[int, int]:
     """Returns the visual tokens of the smallest and of the largest image."""
@@ -23,9 +26,11 @@ def fitting(images: ImageRules, visual_tokens: int) -> ImageRules:
 
 
 def window_profiles(vision: QwenVision, usual: int, largest: int) -> dict[str, Profile]:
-    """Returns the ranges of windows, and of slots in them for patches and for visual tokens."""
-    windows = _windows(vision, usual, largest)
+    """Returns the ranges of windows, of slots in them for patches and for visual tokens, and of what updates run."""
+    windows, unit = _windows(vision, usual, largest), vision.merge_unit
     return {
+        UPDATED_TOKENS: Profile(1, usual, largest),
+        UPDATED_PATCHES: Profile(unit, usual * unit, largest * unit),
         "windows": windows,
         "window_slots": _times(windows, vision.window_tokens * vision.merge_unit),
         "token_slots": _times(windows, vision.window_tokens),

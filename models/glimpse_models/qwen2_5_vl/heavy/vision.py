@@ -10,12 +10,13 @@ from functools import partial
 import onnx_ir as ir
 
 from glimpse_export.graphs.builder import GraphBuilder
-from glimpse_export.graphs.dialects import Attention, Dialect, Heads
+from glimpse_export.graphs.dialects import Attention, Dialect, Heads, UpdatingAttention
 from glimpse_export.graphs.received import attention_received
 from glimpse_export.graphs.windows import WindowInputs
 from glimpse_export.source.checkpoint import Checkpoint
 from glimpse_export.weights.precision import DEFAULT_PRECISION, INTEGER
 from glimpse_models.qwen2_5_vl.heavy.architecture import NORM_EPS, QwenVision
+from glimpse_models.qwen2_5_vl.heavy.limits import UPDATED_PATCHES, UPDATED_TOKENS
 
 
 def expected_tensors(vision: QwenVision) -> dict[str, tuple[int, ...]]:
@@ -57,8 +58,13 @@ class VisionAuthor:
         dialect: Dialect,
         precision: str,
         attention: bool = False,
+        update: bool = False,
     ) -> None:
-        """Prepares; with ``attention`` the graph also gives what each token receives in the last full attention."""
+        """Prepares; with ``attention`` the graph also gives what each token receives in the last full attention.
+
+        With ``update`` it runs some patches of an image, whose others left their keys and values in a cache.
+        """
+        self._update = update
         self._received_in = max(vision.full_attention) if attention else None
         self._form = dialect.linear(precision)
         # Pixels carry detail that a few bits would lose, and the kernel is small: it is never rounded to integers.
@@ -71,13 +77,15 @@ class VisionAuthor:
     def author(self, g: GraphBuilder) -> None:
         """Authors the whole encoder into an empty graph."""
         vision = self._vision
-        x = g.input("pixel_values", ["patches", vision.patch_values])
-        cos = g.input("cos", ["patches", vision.head_dim // 2])
-        sin = g.input("sin", ["patches", vision.head_dim // 2])
+        patches, tokens = (UPDATED_PATCHES, UPDATED_TOKENS) if self._update else ("patches", "visual_tokens")
+        rows = g.input("rows", [patches], "int64") if self._update else None
+        x = g.input("pixel_values", [patches, vision.patch_values])
+        cos = g.input("cos", [patches, vision.head_dim // 2])
+        sin = g.input("sin", [patches, vision.head_dim // 2])
         heads = Heads(vision.heads, vision.heads, vision.head_dim, vision.head_dim)
         windows = windowed = whole = None
         if vision.has_windows:
-            windows = WindowInputs.declare(g, "patches", "window_slots", vision.window_tokens * vision.merge_unit)
+            windows = WindowInputs.declare(g, patches, "window_slots", vision.window_tokens * vision.merge_unit)
             tables = windows.arrange(g, cos, 0), windows.arrange(g, sin, 0)
             windowed = self._dialect.attention(g, *tables, heads, windows.keys, self._form.compute)
         if vision.full_attention:
@@ -90,7 +98,8 @@ class VisionAuthor:
             prefix = f"visual.blocks.{block}"
             normed = self._norm(g, h, f"{prefix}.norm1")
             if block in vision.full_attention:
-                mixed = self._attention(g, normed, prefix, whole, None)
+                cache = None if rows is None else (rows, str(block))
+                mixed = self._attention(g, normed, prefix, whole, None, cache)
                 if block == self._received_in:
                     self._received(g, normed, prefix, whole)
             else:
@@ -103,24 +112,26 @@ class VisionAuthor:
             if block in self._taps:
                 units = g.reshape(h, -1, vision.merge_unit, vision.hidden_size)
                 taps[block] = g.op("ReduceMean", units, g.integers(1), keepdims=0)
-        g.output(self._merge(g, h), "image_embeds", ["visual_tokens", vision.out_size])
+        g.output(self._merge(g, h), "image_embeds", [tokens, vision.out_size])
         stacked = [g.op("Unsqueeze", taps[block], g.integers(0)) for block in self._taps]
         features = g.op("Concat", *stacked, axis=0)
-        g.output(features, "features", [len(self._taps), "visual_tokens", vision.hidden_size])
+        g.output(features, "features", [len(self._taps), tokens, vision.hidden_size])
 
     def _attention(
         self,
         g: GraphBuilder,
         x: ir.Value,
         prefix: str,
-        attention: Attention | None,
+        attention: UpdatingAttention | None,
         windows: WindowInputs | None,
+        cache: tuple[ir.Value, str] | None = None,
     ) -> ir.Value:
+        """Attention of a block; ``cache`` has the numbers of the patches that are run and the cache's name."""
         assert attention is not None
         if windows is not None:
             x = windows.arrange(g, x, 1)
         q, k, v = (self._linear(g, x, f"{prefix}.attn.qkv", part=part) for part in range(3))
-        out = attention.attend(g, q, k, v)
+        out = attention.attend(g, q, k, v) if cache is None else attention.attend_updated(g, q, k, v, *cache, "patches")
         if windows is not None:
             out = windows.restore(g, out)
         return self._linear(g, out, f"{prefix}.attn.proj", bounded=False)
