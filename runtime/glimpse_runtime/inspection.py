@@ -6,6 +6,7 @@ from pathlib import Path
 
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.certificate import HOW_TO_CERTIFY, Check, read_certificate
+from glimpse_runtime.bundle.checks import UPDATE_STAGE
 from glimpse_runtime.bundle.locate import locate
 from glimpse_runtime.bundle.manifest import FileSpec, Manifest, ModelSpec, Profile, TensorSpec
 from glimpse_runtime.bundle.memory import kv_cache_bytes, memory_of_files
@@ -155,7 +156,8 @@ def _warnings(certificate: CertificateReport | None) -> tuple[str, ...]:
 
 
 def _precision(manifest: Manifest, stage: str) -> str:
-    """The stage's precision; compaction has no weights, and moves the KV cache."""
-    found = manifest.precision.get("kv_cache" if stage == "compact" else stage, "unknown")
+    """The stage's precision: that of the weights it shares, or of the KV cache that compaction moves."""
+    whose = {"compact": "kv_cache", UPDATE_STAGE: "vision"}.get(stage, stage)
+    found = manifest.precision.get(whose, "unknown")
     attention = manifest.precision.get("lower_attention", found) if stage == "lower" else found
     return found if attention == found else f"{found}, attention {attention}"

@@ -59,7 +59,7 @@ def test_compaction_has_the_precision_of_the_cache_it_moves(tmp_path: Path) -> N
     wanted = options(tmp_path / "model", dialects=("plain",), precision=Precision.choose("fp32", kv_cache="fp16"))
     stages = inspect(export(wanted, tmp_path / "bundle")).graphs["plain"]
     assert {name: stage.precision for name, stage in stages.items()} == {
-        **dict.fromkeys(("vision", "score", "lower", "upper"), "fp32"),
+        **dict.fromkeys(("vision", "vision_update", "score", "lower", "upper"), "fp32"),
         "compact": "fp16",
     }
 
@@ -130,8 +130,10 @@ def test_every_precision_and_limit_is_shown(copy: Path) -> None:
     data["precision"] = {"vision": "int8", "score": "fp32", "lower": "int4", "upper": "int4", "kv_cache": "fp16"}
     write_manifest(copy, data)
     found = inspect(copy)
+    expected = {name: kind for name, kind in data["precision"].items() if name != "kv_cache"}
     assert {name: stage.precision for name, stage in found.graphs["ort"].items()} == {
-        name: kind for name, kind in data["precision"].items() if name != "kv_cache"
+        **expected,
+        "vision_update": expected["vision"],
     }
     assert "kv_cache       fp16" in as_text(found)
     data["precision"]["lower_attention"] = "int8"
@@ -169,7 +171,7 @@ def test_certificate_that_is_not_to_be_trusted(command: Command, copy: Path) -> 
 
 def test_verify_finds_what_was_altered(command: Command, copy: Path) -> None:
     done = command(INSPECT, copy, "--verify")
-    assert "verified: 11 files of bundle" in done.stderr
+    assert "verified: 12 files of bundle" in done.stderr
     content = bytearray((copy / "text.data").read_bytes())
     content[-1] ^= 1
     (copy / "text.data").write_bytes(content)
