@@ -9,6 +9,8 @@ import os
 import weakref
 from typing import Protocol
 
+from glimpse_runtime.errors import SessionError
+
 
 class Forkable(Protocol):
     """What holds an engine."""
@@ -16,6 +18,21 @@ class Forkable(Protocol):
     def _leave_to_parent(self) -> object:
         """Forgets the engine, refuses to be used from now on, and returns what must never be destroyed."""
         ...
+
+
+class OfOneProcess:
+    """What holds an engine, or is read from one: it can neither be copied nor sent to another process."""
+
+    def __reduce__(self) -> str:
+        """Refuses to be pickled or copied.
+
+        Raises:
+            SessionError: always.
+        """
+        raise SessionError(
+            f"a {type(self).__name__} can be neither copied nor sent to another process; load the bundle there, and "
+            "send images, questions and texts"
+        )
 
 
 _HOLDERS: "weakref.WeakSet[Forkable]" = weakref.WeakSet()

@@ -40,7 +40,7 @@ from glimpse_runtime.steps.pipeline import Pipeline
 from glimpse_runtime.steps.prefix import Prefix
 
 
-class Session:
+class Session(fork.OfOneProcess):
     """A loaded bundle. Not re-entrant: one request at a time; use one session per thread."""
 
     def __init__(
@@ -51,7 +51,8 @@ class Session:
         self.bundle = bundle
         self._pipeline: Pipeline | None = pipeline
         self._tokenizer = Tokenizer(bundle.path("tokenizer.json")) if manifest.prompt else None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._computing = self._closing = False
         self._running: Interrupt | None = None
         self._unfinished: weakref.ref[Answer] | None = None
         self._scenes = SceneCache(scene_cache_bytes)
@@ -160,7 +161,7 @@ class Session:
             InputError: an image cannot be used, or there is none.
             SessionError: the session is closed or busy, or it was ended by its deadline or ``cancel``.
         """
-        request = make_request(pruning or Pruning(enabled=False), None, 1, timeout)
+        request = make_request(Pruning(enabled=False) if pruning is None else pruning, None, 1, timeout)
         stats, interrupt = request.stats, request.interrupt
         self._begin(interrupt)
         pipeline = self._open_pipeline()
@@ -205,13 +206,15 @@ class Session:
         }
 
     def close(self) -> None:
-        """Ends what runs and frees the model and its scenes; the session cannot be used afterwards."""
+        """Ends what runs and frees the model and its scenes; the session cannot be used afterwards.
+
+        From within a request, by a signal or a logits processor, the model is freed when the request has ended.
+        """
         self.cancel()
         with self._lock:
-            self._scenes.clear()
-            if self._pipeline is not None:
-                self._pipeline.close()
-                self._pipeline = None
+            self._closing = True
+            if not self._computing:
+                self._free()
 
     def __enter__(self) -> "Session":
         """Returns the session itself."""
@@ -222,6 +225,12 @@ class Session:
     ) -> None:
         """Closes the session."""
         self.close()
+
+    def _free(self) -> None:
+        self._scenes.clear()
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            pipeline.close()
 
     def _ask_scene(
         self, scene: SceneState, question: str, request: Request, system: str | None, turns: Sequence[tuple[str, str]]
@@ -382,24 +391,32 @@ class Session:
 
     def _begin(self, interrupt: Interrupt) -> None:
         """Makes a request the one that ``cancel`` ends, unless another is being computed."""
-        if not self._lock.locked():
+        if not self._computing:
             self._running = interrupt
 
     @contextmanager
     def _turn(self, interrupt: Interrupt) -> Iterator[None]:
         """Holds the session for one computation, then the one that ``cancel`` ends, or says that it is busy."""
-        if not self._lock.acquire(blocking=False):
+        taken = self._lock.acquire(blocking=False)
+        if not taken or self._computing:  # by another thread, or by this one, within a signal or a processor
+            if taken:
+                self._lock.release()
             raise SessionError("this session is busy with another request; use one session per thread")
         try:
+            self._computing = True
+            self._open_pipeline()
             self._running = interrupt
             yield
         finally:
+            self._computing = False
+            if self._closing:
+                self._free()
             self._lock.release()
 
     def _leave_to_parent(self) -> object:
         """See ``glimpse_runtime.session.fork``."""
         left, self._pipeline, self._forked = (self._pipeline, self._scenes), None, True
-        self._lock, self._scenes = threading.Lock(), SceneCache(0)
+        self._lock, self._computing, self._scenes = threading.RLock(), False, SceneCache(0)
         return left
 
     def _open_pipeline(self) -> Pipeline:
