@@ -13,7 +13,7 @@ from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.graph_files import weight_files
 from glimpse_runtime.bundle.packaged import packaged_bundle
 from glimpse_runtime.cli.terminal import shown
-from glimpse_runtime.errors import BackendError, BundleFormatError
+from glimpse_runtime.errors import BackendError, BundleError, BundleFormatError
 from glimpse_runtime.session.loading import load
 
 onnx = pytest.importorskip("onnx")
@@ -198,3 +198,12 @@ def test_links_into_another_bundle_say_where_it_is(tmp_path: Path) -> None:
         Bundle.open(installed)
     with load(packaged_bundle(), warmup="off") as vlm:
         assert vlm.ask(np.zeros((28, 28, 3), np.uint8), "Is there a star?").text
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "text.data", "manifest.json"])
+def test_a_link_that_leads_to_itself_is_no_file(tmp_path: Path, name: str) -> None:
+    bundle = Path(shutil.copytree(packaged_bundle(), tmp_path / "bundle"))
+    (bundle / name).unlink()
+    (bundle / name).symlink_to(bundle / name)
+    with pytest.raises(BundleError, match=rf"{name}( is missing; copy the whole bundle|: Too many levels)"):
+        Bundle.open(bundle)

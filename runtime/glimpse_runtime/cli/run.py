@@ -105,7 +105,7 @@ def run(words: tuple[str, ...], **options: Any) -> None:
     if not question.strip():
         raise click.UsageError("the question is empty; is a variable of the shell not set?")
     if (kind := _no_question(question)) is not None:
-        raise click.UsageError(f"{question!r} is {kind}; give a question after it")
+        raise click.UsageError(f"{terminal.shown(repr(question))} is {kind}; give a question after it")
     if "" in images:
         raise click.UsageError("the name of an image is empty; is a variable of the shell not set?")
     for name in ("bundle", "pruner", "pre", "overlay", "stop"):
@@ -142,6 +142,7 @@ def _pictures(images: list[str], timeout: float | None) -> list["Picture"] | Non
 def answer_question(images: list[str], question: str, options: dict[str, Any]) -> None:
     """Loads the bundle, asks, and prints what was asked for."""
     from glimpse_runtime import Pruning, Sampling, load
+    from glimpse_runtime.files.places import resolved
     from glimpse_runtime.pruning import overlay
 
     picture = Path(options["overlay"]) if options["overlay"] else None
@@ -149,7 +150,7 @@ def answer_question(images: list[str], question: str, options: dict[str, Any]) -
         if not images:
             raise click.UsageError("--overlay needs an image")
         overlay.check_path(picture)
-        if picture.resolve() in [Path(image).resolve() for image in images]:
+        if resolved(picture) in map(resolved, images):
             raise click.UsageError(f"--overlay {picture} would overwrite the image; choose another name")
     request = Pruning(
         enabled=not options["no_prune"],

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from glimpse_runtime.arrays import Array, ByteArray
-from glimpse_runtime.errors import ImageError
+from glimpse_runtime.errors import ImageError, printable
 
 ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | Array
 
@@ -66,7 +66,8 @@ def read_image(source: ImageSource, encoding: str | None = None) -> Image.Image:
         return _decode(bytes(source), "the image data")
     if isinstance(source, str) and (found := _URI.match(source)):
         raise ImageError(
-            f"{source[:40]!r} is a {found[1]}: address, and nothing is fetched here; read it and give the image's bytes"
+            f"{printable(source)[:40]!r} is a {found[1]}: address, and nothing is fetched here; read it and give the "
+            "image's bytes"
         )
     if isinstance(source, (str, os.PathLike)):
         return _from_path(_path(source))
