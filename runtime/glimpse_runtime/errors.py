@@ -22,7 +22,7 @@ A message says what is wrong, where, and what to do next. A failure is an except
 import re
 
 # The name and password of an address, as a camera's; a path keeps one slash of the two.
-_SECRET = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+:/{1,2})[^/@\s]+@")
+_SECRET = re.compile(r"(?<=[a-zA-Z]{2}:/)(/?)[^/@\s]+@")
 
 
 def printable(text: str, kept: str = "\n") -> str:
