@@ -102,7 +102,7 @@ def texts(name: str, value: Any, error: type[InputError] = InputError) -> tuple[
     """
     try:
         found = None if isinstance(value, (str, bytes)) else tuple(value)
-    except TypeError:  # also of an array of no dimension, which calls itself iterable
+    except Exception:  # of a class of the caller's; also of an array of no dimension, which calls itself iterable
         found = None
     if found is None or not all(isinstance(item, str) and item for item in found):
         raise error(f"{name} must be a tuple of non-empty texts, found {shown(value)}")
@@ -119,6 +119,20 @@ def choice(name: str, value: Any, known: Iterable[str], error: type[InputError] 
     if not isinstance(value, str) or value not in words:
         raise error(f"{name} must be one of {', '.join(words)}, found {shown(value)}")
     return value
+
+
+def seconds(name: str, value: Any) -> float | None:
+    """Returns how long to wait; None, or infinite, is for ever.
+
+    Raises:
+        InputError: it is no number, or negative.
+    """
+    if value is None or (isinstance(value, Real) and value == math.inf):
+        return None
+    try:
+        return real(name, value, 0)
+    except InputError:
+        raise InputError(f"{name} must be a number of seconds, not negative, found {shown(value)}") from None
 
 
 def shown(value: Any) -> str:

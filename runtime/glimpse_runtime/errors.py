@@ -19,15 +19,21 @@
 A message says what is wrong, where, and what to do next. A failure is an exception, never an answer.
 """
 
+import re
+
+# The name and password of an address, as a camera's; a path keeps one slash of the two.
+_SECRET = re.compile(r"(?<=[a-zA-Z]{2}:/)(/?)[^/@\s]+@")
+
 
 def printable(text: str, kept: str = "\n") -> str:
-    """Returns text that may come from a file as what a terminal or a log can be given.
+    """Returns text that may come from a file as what a terminal or a log can be given, without passwords of addresses.
 
     Args:
         text: any text.
         kept: the control characters that stay; others are escaped.
     """
-    return "".join(char if char.isprintable() or char in kept else f"\\x{ord(char):02x}" for char in text)
+    clean = "".join(char if char.isprintable() or char in kept else f"\\x{ord(char):02x}" for char in text)
+    return _SECRET.sub(r"\1***@", clean)
 
 
 class GlimpseError(Exception):

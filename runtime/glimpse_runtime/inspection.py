@@ -10,6 +10,7 @@ from glimpse_runtime.bundle.checks import UPDATE_STAGE
 from glimpse_runtime.bundle.locate import locate
 from glimpse_runtime.bundle.manifest import FileSpec, Manifest, ModelSpec, Profile, TensorSpec
 from glimpse_runtime.bundle.memory import kv_cache_bytes, memory_of_files
+from glimpse_runtime.checked import flag
 from glimpse_runtime.pruners import method_of
 
 
@@ -99,8 +100,10 @@ def inspect(bundle: str | Path | None = None, verify: bool = False) -> Inspectio
         verify: hash every file.
 
     Raises:
+        InputError: an option is of another kind.
         BundleError: the bundle is missing, damaged or of another version.
     """
+    flag("verify", verify)
     opened = Bundle.open(locate(bundle), verify=verify, contents=False)
     manifest = opened.manifest
     certificate = _certificate(opened.folder, manifest)

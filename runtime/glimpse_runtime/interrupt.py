@@ -29,7 +29,7 @@ class Interrupt:
             timeout: seconds until the deadline; None for no deadline.
         """
         self.reason: str | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal may call ``cancel`` while this very thread holds it
         self._stop_engine: Callable[[], None] | None = None
         self._deadline_s = None if timeout is None else time.monotonic() + timeout
 

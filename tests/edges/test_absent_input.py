@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,23 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from glimpse_runtime import Frame, GlimpseError, ImageError, InputError, LatestFrame, Pruning, PruningError, Sampling
+from glimpse_runtime import (
+    Frame,
+    GlimpseError,
+    ImageError,
+    InputError,
+    LatestFrame,
+    PromptError,
+    Pruning,
+    PruningError,
+    Sampling,
+)
 from glimpse_runtime import load as load_bundle
+from glimpse_runtime.adapters.raw import raw_image
 from glimpse_runtime.cli.run import run
 from glimpse_runtime.inputs.images import read_image
+from glimpse_runtime.inspection import inspect
+from glimpse_runtime.pruners import find
 from glimpse_runtime.session.session import Session
 
 QUESTION = "Is there a star?"
@@ -32,7 +46,13 @@ def test_a_failed_camera_read_is_no_question_without_an_image(pocket: Session) -
     assert pocket.ask([], QUESTION).pruning.total == 0
 
 
-@pytest.mark.parametrize("words", [("a.png", "b.png"), ("frame_404.PNG",), ("a.png", "b.webp", "c.jpeg")])
+ENDINGS = ("frame.tif", "frame.heic", "frame.gif", "a.png ", "http://host/b.jpg?x=1", "clip.mp4", "a.PPM")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("a.png", "b.png"), ("frame_404.PNG",), ("a.png", "b.webp", "c.jpeg"), *((ending,) for ending in ENDINGS)],
+)
 def test_a_forgotten_question_is_a_usage_error(words: tuple[str, ...]) -> None:
     result = CliRunner().invoke(run, words)
     assert result.exit_code == 2
@@ -47,7 +67,14 @@ def test_any_file_is_no_question(tmp_path: Path) -> None:
     assert "is a file; give a question after it" in result.output
 
 
-@pytest.mark.parametrize("option", ["bundle", "pruner", "pre"])
+@pytest.mark.parametrize("word", ["/dev/video0", "./frame_12", "../x", "~/frames/", "rtsp://camera/1", "data:,x", "/"])
+def test_a_place_is_no_question(word: str) -> None:
+    result = CliRunner().invoke(run, ["a.png", word])
+    assert result.exit_code == 2
+    assert "give a question after it" in result.output
+
+
+@pytest.mark.parametrize("option", ["bundle", "pruner", "pre", "overlay", "stop"])
 def test_an_unset_variable_of_the_shell_is_no_default(option: str) -> None:
     result = CliRunner().invoke(run, ["a.png", QUESTION, f"--{option}", ""])
     assert result.exit_code == 2
@@ -226,3 +253,109 @@ def test_keep_masks_hold_true_and_false(pocket: Session) -> None:
             pocket.ask(FRAME, QUESTION, pruning=Pruning(keep_masks=[mask]))
     kept = pocket.ask(FRAME, QUESTION, pruning=Pruning(keep_masks=[np.ones(grid, np.uint8)])).pruning.kept
     assert kept == grid[0] * grid[1]
+
+
+@pytest.mark.parametrize("question", ["", " \n\t", "\u3000"])
+def test_an_empty_question_is_a_forgotten_one(pocket: Session, question: str) -> None:
+    for images in (FRAME, []):
+        with pytest.raises(PromptError, match="the question is empty; is a variable not set"):
+            pocket.ask(images, question)  # type: ignore[arg-type]
+    result = CliRunner().invoke(run, ["a.png", question])
+    assert result.exit_code == 2
+    assert "the question is empty; is a variable of the shell not set?" in result.output
+
+
+@pytest.mark.parametrize("kind", [5, 0.0, None, [], b"pocket", ""])
+def test_a_bundle_is_named_by_text(kind: Any) -> None:
+    if kind is not None:
+        with pytest.raises(InputError, match="bundle must be a folder or a hub id"):
+            inspect(kind)
+    with pytest.raises(InputError, match="verify must be True or False"):
+        inspect(None, verify=kind)
+    with pytest.raises(PruningError, match=r"a pruning method has a name|unknown pruning method"):
+        find(kind)
+
+
+@pytest.mark.parametrize("pruning", [0, False, "", {}, [], np.array([1, 2])])
+def test_what_counts_as_false_is_no_absent_option(pocket: Session, pruning: Any) -> None:
+    with pytest.raises(InputError, match="pruning must be a Pruning"):
+        pocket.encode(FRAME, pruning=pruning)
+    with pocket.encode(FRAME) as scene, pytest.raises(InputError, match="pruning must be a Pruning"):
+        scene.ask(QUESTION, pruning=pruning)
+
+
+@pytest.mark.parametrize("timeout", [math.nan, -1, "1", True, [1]])
+def test_a_mailbox_waits_for_a_number_of_seconds(timeout: Any) -> None:
+    with pytest.raises(InputError, match="timeout must be a number of seconds"):
+        LatestFrame().get(timeout)
+
+
+def test_a_mailbox_waits_however_long() -> None:
+    for timeout in (None, math.inf, 1e300):
+        box = LatestFrame()
+        threading.Timer(0.02, box.close).start()
+        assert box.get(timeout) is None
+
+
+def test_a_keep_mask_is_a_list_of_arrays() -> None:
+    with pytest.raises(PruningError, match="keep_masks must be a list"):
+        Pruning(keep_masks=np.array(True))
+
+
+def test_what_a_callers_class_raises_is_no_traceback(pocket: Session) -> None:
+    class Odd:
+        """Fails at whatever it is asked."""
+
+        def __getattr__(self, name: str) -> Any:
+            raise KeyError(name)
+
+        def __iter__(self) -> Any:
+            raise KeyError("iter")
+
+        def __fspath__(self) -> str:
+            raise KeyError("path")
+
+    class Bytes:
+        def __fspath__(self) -> bytes:
+            return b"a.png"
+
+    for wrong in (Odd(), Bytes()):
+        with pytest.raises(ImageError, match="as a path"):
+            read_image(wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="stop must be"):
+        Sampling(stop=Odd())  # type: ignore[arg-type]
+    with pytest.raises(PruningError, match="anchors must be"):
+        Pruning(anchors=Odd())  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="token ids"):
+        pocket.ask_ids([], Odd())  # type: ignore[arg-type]
+    with pytest.raises(PruningError, match="keep mask 0"):
+        pocket.ask(FRAME, QUESTION, pruning=Pruning(keep_masks=[Odd()]))  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("step", [1, -1, 2])
+def test_bytes_of_a_view_are_those_that_it_shows(step: int) -> None:
+    flat = np.arange(4 * 5 * 3 * 2, dtype=np.uint8)[::step]
+    expected = flat[: 4 * 5 * 3].tobytes()
+    assert raw_image(flat, 4, 5, "rgb8").tobytes() == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"height": "4"},
+        {"height": 4.0},
+        {"width": -1},
+        {"width": None},
+        {"step": -15},
+        {"step": 1.5},
+        {"encoding": []},
+        {"encoding": None},
+        {"data": "text"},
+        {"data": None},
+        {"data": [1, 2]},
+        {"data": np.zeros((4, 15), np.uint8)},
+    ],
+)
+def test_a_message_of_middleware_is_checked(change: dict[str, Any]) -> None:
+    with pytest.raises(ImageError):
+        raw_image(**{"data": bytes(60), "height": 4, "width": 5, "encoding": "rgb8", **change})

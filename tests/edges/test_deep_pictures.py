@@ -47,3 +47,42 @@ def test_a_bmp_of_sixteen_bits_a_pixel_has_five_a_channel() -> None:
     header = struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 16, 0, 8, 0, 0, 0, 0)
     data = b"BM" + struct.pack("<IHHI", 14 + 40 + 8, 0, 0, 54) + header + b"\xff\x7f" * 4
     assert np.asarray(read_image(data)).min() == 255
+
+
+def tiff() -> bytes:
+    """A picture of 2 x 2 pixels of sixteen bits a channel; Pillow cannot write it."""
+    data, entries = np.full((2, 2, 3), 300, "<u2").tobytes(), []
+    start = 8 + 2 + 12 * 8 + 4
+    for tag, kind, count, value in (
+        (256, 3, 1, 2),
+        (257, 3, 1, 2),
+        (258, 3, 3, start),
+        (262, 3, 1, 2),
+        (273, 4, 1, start + 6),
+        (277, 3, 1, 3),
+        (278, 4, 1, 2),
+        (279, 4, 1, len(data)),
+    ):
+        entries.append(struct.pack("<HHII", tag, kind, count, value))
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + struct.pack("<I", 0)
+    return head + struct.pack("<HHH", 16, 16, 16) + data
+
+
+@pytest.mark.parametrize(
+    "data", [tiff(), b"P6 2 2 65535\n" + bytes(24), b"P6 2 2 1023\n" + bytes(24), b"P3 1 1 4095\n300 300 300\n"]
+)
+def test_files_that_only_pillow_opens_are_no_deeper(data: bytes) -> None:
+    picture = Image.open(io.BytesIO(data))
+    assert picture.mode == "RGB"
+    with pytest.raises(ImageError, match=r"more than eight bits a channel .*scale it to 8 bits"):
+        read_image(picture)
+
+
+def test_a_ppm_of_eight_bits_is_read() -> None:
+    for most in (15, 255):
+        picture = Image.open(io.BytesIO(b"P6 1 1 %d\n" % most + bytes([most] * 3)))
+        assert np.asarray(read_image(picture)).min() == 255
+
+
+def test_grey_with_premultiplied_alpha_is_grey() -> None:
+    assert np.asarray(read_image(Image.new("LA", (2, 2), (64, 255)).convert("La"))).max() == 64

@@ -1,8 +1,8 @@
 """What others have written is bounded and not trusted by its name: patterns, templates, folders, graphs, caches."""
 
 import os
+import resource
 import shutil
-import threading
 import time
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.graph_files import weight_files
 from glimpse_runtime.bundle.packaged import packaged_bundle
 from glimpse_runtime.cli.terminal import shown
-from glimpse_runtime.errors import BackendError, BundleFormatError
+from glimpse_runtime.errors import BackendError, BundleError, BundleFormatError
 from glimpse_runtime.session.loading import load
 
 onnx = pytest.importorskip("onnx")
@@ -54,18 +54,35 @@ def test_patterns_match_as_the_library_has_it(pattern: str, ends: bool, count: i
         ("{{ 9 ** 99999999 }}", "not allowed"),
         ("{{ messages.append(1) }}", "cannot be rendered"),
         ("{{ ''.__class__.__mro__ }}", "cannot be rendered"),
+        ("{% set a = namespace(x='x' * 999) %}{% for _ in range(40) %}{% set a.x = a.x ~ a.x %}{% endfor %}", "Memory"),
+        ("{{ '%9999999999d' % 5 }}", "MemoryError; take the base's chat template"),
+        ("{{ '{:>9999999999}'.format(1) }}", "MemoryError"),
+        ("{{ [1] | slice(9999999999) | list }}", "not rendered within 1 s"),
+        ("{% set a = namespace(x=3) %}{% for _ in range(40) %}{% set a.x = a.x * a.x %}{% endfor %}", "within 1 s"),
+        ("{{ raise_exception() }}", "refuses a plain conversation: it says no reason"),
     ],
 )
 def test_a_template_is_bounded(monkeypatch: pytest.MonkeyPatch, source: str, part: str) -> None:
     monkeypatch.setattr(rendering, "_SECONDS", 1)
-    start_s = time.monotonic()
+    start_s, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UnsupportedError, match=part):
         rendering.Renderer(source, "chat_template.jinja", None)([{"role": "user", "content": []}])
     assert time.monotonic() - start_s < 5
-    for thread in threading.enumerate():
-        if thread.name == "glimpse-host":
-            thread.join(5)
-            assert not thread.is_alive(), "it goes on where nobody waits for it"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
+def test_a_template_that_never_ends_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "_SECONDS", 1)
+    render = rendering.Renderer(
+        "{{ messages[0].content }}{% for _ in range(n) %}{{ [1] | slice(n) | list }}{% endfor %}", "x", {"n": 1}
+    )  # type: ignore[dict-item]
+    assert render([{"role": "user", "content": "\ud800 \x01 é"}]) == "\ud800 \x01 é[[1]]"
+    process = render._process
+    with pytest.raises(UnsupportedError, match="not rendered within 1 s"):
+        rendering.Renderer("{{ 'x' | slice(9999999999) | list }}", "x")([])
+    assert process.poll() is None
+    del render
+    assert process.poll() is not None
 
 
 def test_a_work_folder_of_somebody_else_is_not_touched(tmp_path: Path) -> None:
@@ -181,3 +198,12 @@ def test_links_into_another_bundle_say_where_it_is(tmp_path: Path) -> None:
         Bundle.open(installed)
     with load(packaged_bundle(), warmup="off") as vlm:
         assert vlm.ask(np.zeros((28, 28, 3), np.uint8), "Is there a star?").text
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "text.data", "manifest.json"])
+def test_a_link_that_leads_to_itself_is_no_file(tmp_path: Path, name: str) -> None:
+    bundle = Path(shutil.copytree(packaged_bundle(), tmp_path / "bundle"))
+    (bundle / name).unlink()
+    (bundle / name).symlink_to(bundle / name)
+    with pytest.raises(BundleError, match=rf"{name}( is missing; copy the whole bundle|: Too many levels)"):
+        Bundle.open(bundle)

@@ -24,6 +24,7 @@ from glimpse_runtime import (
 from glimpse_runtime.backends.host import HostMemory
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.packaged import packaged_bundle
+from glimpse_runtime.cli.terminal import shown
 from glimpse_runtime.inputs.images import read_image
 from glimpse_runtime.session.session import Session
 
@@ -151,3 +152,22 @@ def test_a_limit_that_cannot_be_followed(monkeypatch: pytest.MonkeyPatch, value:
     monkeypatch.setenv("GLIMPSE_MAX_IMAGE_PIXELS", value)
     with pytest.raises(ImageError, match="GLIMPSE_MAX_IMAGE_PIXELS must be a number of pixels up to 178956970"):
         read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("no http://me:s3cret@host/a.png", "no http://***@host/a.png"),
+        ("http:/me:s3cret@host/a is no bundle", "http:/***@host/a is no bundle"),
+        ("rtsp://me@camera/1 and https://t0ken@host", "rtsp://***@camera/1 and https://***@host"),
+        ("owner/name@main, C:/a@b, me@host", "owner/name@main, C:/a@b, me@host"),
+    ],
+)
+def test_no_message_tells_a_password(message: str, expected: str) -> None:
+    assert str(BundleFormatError(message)) == expected
+    assert shown(message) == expected
+
+
+def test_an_address_of_an_image_is_cut_behind_its_password() -> None:
+    with pytest.raises(ImageError, match=r"'http://\*\*\*@camera/frame.jpg' is a http: address"):
+        read_image(f"http://{'me' * 30}:secret@camera/frame.jpg")

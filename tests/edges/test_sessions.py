@@ -1,14 +1,17 @@
 """Sessions under threads, signals and interrupts."""
 
+import copy
+import pickle
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 
-from glimpse_runtime import load
+from glimpse_runtime import Sampling, SessionError, load
+from glimpse_runtime.arrays import FloatArray
 from glimpse_runtime.session.session import Session
 
 QUESTION = "Is there a star?"
@@ -98,4 +101,43 @@ def test_the_exception_of_a_signals_handler_is_its_own(vlm: Session, monkeypatch
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     monkeypatch.undo()
+    assert vlm.ask(FRAME, QUESTION).text
+
+
+def test_a_session_is_closed_from_within_its_own_request(vlm: Session) -> None:
+    """By a signal's handler or a logits processor: nobody waits for a lock that this very thread holds."""
+
+    def close(tokens: Sequence[int], logits: FloatArray) -> FloatArray:
+        vlm.close()
+        return logits
+
+    answer = vlm.ask(FRAME, QUESTION, sampling=Sampling(processors=(close,)))
+    assert vlm._pipeline is None
+    with pytest.raises(SessionError, match="this session is closed"):
+        _ = answer.text
+
+
+def ask_for_ever(vlm: Session) -> None:
+    while True:
+        vlm.ask(FRAME, QUESTION, max_new_tokens=1)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
+def test_a_handler_closes_the_session_that_it_interrupts(vlm: Session) -> None:
+    before = signal.signal(signal.SIGALRM, lambda *_: vlm.close())
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(SessionError, match="this session is closed"):
+            ask_for_ever(vlm)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_what_holds_an_engine_is_not_copied(vlm: Session) -> None:
+    with vlm.encode(FRAME) as scene:
+        for held in (vlm, scene, vlm.ask(FRAME, QUESTION)):
+            for act in (copy.copy, copy.deepcopy, pickle.dumps):
+                with pytest.raises(SessionError, match="can be neither copied nor sent to another process"):
+                    act(held)
     assert vlm.ask(FRAME, QUESTION).text

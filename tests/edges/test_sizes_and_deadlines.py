@@ -25,6 +25,7 @@ from glimpse_runtime.pruning.weights import load_weights
 from glimpse_runtime.session.session import Session
 
 QUESTION = "Is there a star?"
+ROOTS = os.pathsep.join(str(ROOT / root) for root in ("runtime", "models", "plugins"))
 needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 
 
@@ -171,10 +172,9 @@ if not child:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 assert vlm.ask(frame, "Is there a star?").text == before
 """
-    roots = os.pathsep.join(str(ROOT / root) for root in ("runtime", "models", "plugins"))
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": roots},
+        env={**os.environ, "PYTHONPATH": ROOTS},
         capture_output=True,
         text=True,
         timeout=60,
@@ -182,3 +182,34 @@ assert vlm.ask(frame, "Is there a star?").text == before
     )
     assert done.returncode == 0, done.stderr
     assert "loaded before the process was forked; load the bundle in the child" in done.stdout
+
+
+def test_a_picture_is_measured_in_whatever_form(pocket: Session) -> None:
+    """A view of one byte may have more pixels than there is memory for, and Pillow opens files without reading them."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with Image.open(io.BytesIO(bomb("PNG", 9000))) as lazy:
+        for source in (
+            np.broadcast_to(np.uint8(3), (10**6, 10**6)),
+            np.broadcast_to(np.uint8(3), (8000, 8000, 3)),
+            lazy,
+        ):
+            with pytest.raises(ImageError, match="pixels, more than the limit of 50000000; shrink it"):
+                pocket.ask(source, QUESTION)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
+@needs_pipes
+def test_the_command_comes_back_by_its_deadline(tmp_path: Path) -> None:
+    pipe = tmp_path / "camera.jpg"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-c", "from glimpse_runtime.cli.run import main; main()", str(pipe), QUESTION]
+    done = subprocess.run(
+        [*command, "--timeout", "0.2", "--overlay", str(tmp_path / "kept.png")],
+        env={**os.environ, "PYTHONPATH": ROOTS},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
+    assert "kept.png is not written: the request ended before its images were read" in done.stderr

@@ -17,7 +17,7 @@ from glimpse_runtime.cli import terminal
 from glimpse_runtime.files.reading import read_small_text
 
 _COUNT = click.IntRange(min=1)
-_PLACES = ("model", "bundle", "adapter", "lora", "vision_tower", "revision")
+_PLACES = ("model", "bundle", "adapter", "lora", "vision_tower", "revision", "out")
 _FOR_BUNDLES = ("bundle", "target", "board", "dialects", "plugin", "budget", "force", "dry_run", "as_json", "debug")
 
 
@@ -67,7 +67,6 @@ def _budget(context: click.Context, option: click.Parameter, value: str | None) 
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
     metavar="BUNDLE",
     help="Folder to write; by default MODEL-bundle.",
 )
@@ -175,7 +174,7 @@ def export_model(words: dict[str, Any]) -> None:
         checked = forecast(options)
         click.echo(to_json(checked) if words["as_json"] else describe(checked))
         return
-    out = words["out"] or Path(f"{Path(words['model']).name.partition('@')[0]}-bundle")
+    out = Path(words["out"] or f"{Path(words['model']).name.partition('@')[0]}-bundle")
     outcome = carry_out(options, out, _progress)
     folder = outcome.folder
     size_bytes = sum(path.stat().st_size for path in folder.iterdir())

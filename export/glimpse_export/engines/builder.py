@@ -14,6 +14,7 @@ from glimpse_export.engines.worker import build_apart
 from glimpse_export.errors import BuildError
 from glimpse_runtime.backends.cuda.packages import require_driver_for_tensorrt
 from glimpse_runtime.bundle.bundle import Bundle
+from glimpse_runtime.bundle.checks import UPDATE_STAGE
 from glimpse_runtime.bundle.manifest import Manifest
 from glimpse_runtime.engines.flavours import Flavour, Installed, installed
 from glimpse_runtime.engines.gpu import Gpu, current_gpu
@@ -60,7 +61,8 @@ def plan_engines(folder: Path, options: BuildOptions, progress: Progress) -> lis
     found = installed(options.target)
     bundle = Bundle.open(folder)
     dialect = choose_dialect(bundle.manifest, found, options.dialect, folder)
-    stages = bundle.manifest.stages_of(dialect)
+    # Streams run on the CPU: an engine of their stage would hold the weights of vision once more.
+    stages = {name: spec for name, spec in bundle.manifest.stages_of(dialect).items() if name != UPDATE_STAGE}
     gpu = current_gpu()
     Setting.here(found, gpu)  # refuses early, before the plugin is compiled
     compacts = any(has_compaction(bundle.path(spec.file).read_bytes()) for spec in stages.values())

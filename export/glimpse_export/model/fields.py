@@ -11,8 +11,8 @@ from glimpse_runtime.checked import as_float
 from glimpse_runtime.files.reading import read_small_text
 
 Config = Mapping[str, Any]
-# An index of shards names every tensor, a tokenizer every word.
-_MOST_BYTES = 128 << 20
+MOST_BYTES = 128 << 20
+"""What one may have: an index of shards names every tensor, a tokenizer every word."""
 
 
 class Fields:
@@ -117,13 +117,14 @@ def read_json(path: Path, missing_ok: bool = False) -> dict[str, Any]:
         CheckpointError: the file is missing or is not a JSON object.
     """
     try:
-        data = json.loads(read_small_text(path, _MOST_BYTES))
+        data = json.loads(read_small_text(path, MOST_BYTES))
     except FileNotFoundError:
         if missing_ok:
             return {}
         raise CheckpointError(f"{path} is missing; the checkpoint is incomplete") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); download the checkpoint again") from None
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path} cannot be read ({reason}); download the checkpoint again") from None
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} is not a JSON object; download the checkpoint again")
     return data

@@ -56,6 +56,23 @@ _LORA_VARIANTS = re.compile(r"use_.+|.+_config")
 _LORA_HARMLESS = {
     *("use_rslora", "corda_config", "eva_config", "loftq_config", "lora_ga_config", "runtime_config", "velora_config"),
 }
+# Read, or telling which modules have weights, which the file of weights shows itself; or nothing of the result.
+_LORA_KNOWN = {
+    *("alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying", "exclude_modules"),
+    *("fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "lora_alpha"),
+    *(
+        "lora_dropout",
+        "lorap_emb_lr",
+        "lorap_lr_ratio",
+        "megatron_config",
+        "megatron_core",
+        "modules_to_save",
+        "peft_type",
+        "peft_version",
+    ),
+    *("qalora_group_size", "r", "rank_pattern", "revision", "target_modules", "task_type", "unsloth_fixed"),
+    "unsloth_version",
+}
 HOW_TO_MERGE = "merge the adapter with peft (merge_and_unload, then save_pretrained) and export the result as --model"
 
 # By the value of quant_method, or by the field that says without one how weights are stored.
@@ -167,13 +184,18 @@ def refuse_unknown_options(adapter: Config, known: Iterable[str], where: str, ha
 
 
 def refuse_lora(config: Config, where: str) -> None:
-    """Refuses variants of LoRA whose weights are merged in another way than LoRA's.
+    """Refuses variants of LoRA whose weights are merged in another way than LoRA's, and fields that are not known.
 
     Raises:
         UnsupportedError: naming the field that asks for one.
     """
     variants = {key: False for key in sorted(config) if _LORA_VARIANTS.fullmatch(key) and key not in _LORA_HARMLESS}
     _refuse_active(config, {**_LORA, **variants}, where, advice=HOW_TO_MERGE)
+    unknown = set(config) - set(_LORA) - _LORA_HARMLESS - _LORA_KNOWN
+    neutral = dict.fromkeys(sorted(unknown), False)
+    _refuse_active(
+        config, neutral, where, advice=f"delete the field if it changes nothing of the sum, or {HOW_TO_MERGE}"
+    )
 
 
 def _refuse_active(

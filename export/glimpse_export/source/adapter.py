@@ -13,6 +13,7 @@ from glimpse_runtime.arrays import Array, FloatArray
 _TORCH_FILE = "new_modules_gp.pt"
 
 
+_DTYPES = ("float32", "float16", "bfloat16", "float64")
 # attn_fuser.layers.0.mlp.gate_proj.weight is one dictionary in another.
 _DEEPEST = 8
 
@@ -137,7 +138,18 @@ def _flatten(data: dict[str, Any], prefix: str = "", depth: int = 0) -> dict[str
 
 
 def _as_array(tensor: Any, name: str) -> FloatArray:
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if kind not in _DTYPES:
+        raise CheckpointError(
+            f"adapter entry {name} is stored as {kind}; {', '.join(_DTYPES)} are read: save the adapter unquantised"
+        )
     try:
+        held_bytes = tensor.untyped_storage().nbytes()
+        if tensor.numel() * tensor.element_size() > held_bytes:  # before they are unfolded
+            raise CheckpointError(
+                f"adapter entry {name} has shape {tuple(tensor.shape)}, and the file only {held_bytes} bytes of it; "
+                "save its contiguous()"
+            )
         array: Array = tensor.detach().float().numpy()
     except (RuntimeError, TypeError, NotImplementedError) as error:  # sparse, quantized or without data
         raise CheckpointError(f"adapter entry {name} is not a plain tensor of numbers ({_reason(error)})") from None

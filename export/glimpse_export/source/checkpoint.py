@@ -76,6 +76,12 @@ class Checkpoint:
         for key, shape in file.shapes.items():
             name = rename(key, of_tower)
             assert name is not None
+            if name in self._where and self._where[name][0].path.parent == path.parent:
+                other, other_key = self._where[name]
+                raise CheckpointError(
+                    f"{path}: tensor {key} is {name} once more, which is {other_key} of {other.path.name}; delete one "
+                    "of them, or download the checkpoint again"
+                )
             self.shapes[name], self.dtypes[name] = shape, file.dtypes[key]
             self._where[name] = (file, key)
 
@@ -144,6 +150,13 @@ def check_shapes(
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         hint = fields.of_count(missing[0])
+        # Where nothing is missing but called otherwise, as by a wrapper of training, the names themselves say it best.
+        strange = next((key for key in sorted(found) if key.endswith(missing[0])), None)
+        if strange is not None:
+            raise CheckpointError(
+                f"{where} lacks tensor {missing[0]}{more}; it has {strange}: save the model itself again, not what "
+                "wraps it"
+            )
         raise CheckpointError(f"{where} lacks tensor {missing[0]}{more}; the checkpoint is incomplete{hint}")
     for name, shape in expected.items():
         if tuple(found[name]) != tuple(shape):

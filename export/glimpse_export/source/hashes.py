@@ -11,6 +11,7 @@ from pathlib import Path
 from glimpse_export.errors import CheckpointError
 from glimpse_runtime.bundle.manifest import FileSpec
 from glimpse_runtime.files.hashing import FileChangesError, remembered_sha256, sha256_of
+from glimpse_runtime.files.places import resolved
 
 _BLOB_NAME = re.compile(r"[0-9a-f]{64}")
 
@@ -27,7 +28,7 @@ def content_sha256(path: Path, progress: Callable[[str], None]) -> str:
             the hub has.
     """
     try:
-        real = path.resolve()
+        real = resolved(path)
         found = remembered_sha256(path, progress)
     except FileChangesError:
         raise CheckpointError(f"{path} changes while it is read; run again when it is complete") from None

@@ -5,24 +5,31 @@ The environment is that of ``transformers.utils.chat_template_utils``: blocks tr
 ``strftime_now``, ``raise_exception``, and a ``dict`` and a ``namespace`` that lead nowhere.
 """
 
+import contextlib
 import json
+import subprocess
 import sys
-import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from types import FrameType
 from typing import Any
 
 from glimpse_export.errors import UnsupportedError
 from glimpse_runtime.interrupt import Interrupt, Interrupted
 
 Message = dict[str, Any]
-# What a template may give, and how long it may take.
-_LONGEST, _SECONDS = 1 << 20, 10
+# What a template may give, how long it may take, and the memory of the process that renders it.
+_LONGEST, _SECONDS, _MEMORY_BYTES = 1 << 20, 10, 1 << 30
+# Isolated, so that no module of the current folder is imported; the packages are those of this process.
+_CHILD = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv[1]);from glimpse_export.source.rendering import serve; serve()"
+)
+_INSTALL = 'reading a chat template needs: pip install "glimpse-edge[export]"'
+_TAKE_THE_BASES = "take the base's chat template"
 
 
 class Renderer:
-    """One template."""
+    """One template, rendered by a process of its own: what runs in this one could be neither stopped nor bounded."""
 
     def __init__(self, source: str, where: str, variables: Mapping[str, str] | None = None) -> None:
         """Parses it.
@@ -36,15 +43,20 @@ class Renderer:
             UnsupportedError: it cannot be parsed.
         """
         self._where = where
-        self._variables = {"tools": None, "documents": None, **(variables or {})}
         try:
-            environment = _environment(self._refuse)
-        except ImportError:
-            raise UnsupportedError('reading a chat template needs: pip install "glimpse-edge[export]"') from None
-        try:
-            self._template = environment.from_string(source)
-        except Exception as error:  # a syntax error, or whatever the parser makes of a strange text
-            raise UnsupportedError(f"{where}: the chat template cannot be parsed: {_reason(error)}") from None
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-c", _CHILD, json.dumps([place for place in sys.path if place])],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        except OSError as error:
+            raise UnsupportedError(
+                f"{where}: no process can be started to render the chat template ({error.strerror}); close other "
+                "programs, then run the command again"
+            ) from None
+        weakref.finalize(self, _end, self._process)
+        self._ask({"source": source, "variables": {"tools": None, "documents": None, **(variables or {})}})
 
     def __call__(self, messages: Sequence[Message], open_answer: bool = True) -> str:
         """Renders a conversation.
@@ -56,32 +68,98 @@ class Renderer:
         Raises:
             UnsupportedError: it cannot be rendered, within the bounds.
         """
-        pieces: list[str] = []
-        given = {"messages": list(messages), "add_generation_prompt": open_answer, **self._variables}
+        return self._ask({"messages": list(messages), "add_generation_prompt": open_answer})
 
-        def render() -> str:
-            sys.settrace(_ending_after(_SECONDS))  # of this thread, which would loop on when nobody waits for it
-            left = _LONGEST
-            for piece in self._template.generate(**given):
-                pieces.append(piece)
-                left -= len(piece)
-                if left < 0:
-                    raise ValueError(f"it gives more than {_LONGEST} characters")
-            return "".join(pieces)
-
+    def _ask(self, request: Mapping[str, Any]) -> str:
+        """Has the process do something; what it says is a text, or why there is none."""
         try:
-            return Interrupt(_SECONDS).run(render)
+            line = Interrupt(_SECONDS).run(lambda: self._exchange(json.dumps(request).encode() + b"\n"))
         except Interrupted:
+            _end(self._process)
             raise UnsupportedError(
-                f"{self._where}: the chat template is not rendered within {_SECONDS} s; take the base's chat template"
+                f"{self._where}: the chat template is not rendered within {_SECONDS} s; {_TAKE_THE_BASES}"
             ) from None
-        except UnsupportedError:
-            raise
-        except Exception as error:  # a template is a program: it may fail in any way
-            raise UnsupportedError(f"{self._where}: the chat template cannot be rendered: {_reason(error)}") from None
+        if not line:
+            _end(self._process)
+            raise UnsupportedError(
+                f"{self._where}: the chat template ends the process that renders it; {_TAKE_THE_BASES}"
+            )
+        found = json.loads(line)
+        if "error" in found:
+            raise UnsupportedError(found["error"] if found["error"] == _INSTALL else f"{self._where}: {found['error']}")
+        return str(found["text"])
 
-    def _refuse(self, message: str) -> None:
-        raise UnsupportedError(f"{self._where}: the chat template refuses a plain conversation: {message}")
+    def _exchange(self, request: bytes) -> bytes:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(request)
+            self._process.stdin.flush()
+            return self._process.stdout.readline()
+        except (OSError, ValueError):  # it has ended
+            return b""
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+def serve() -> None:
+    """Renders one template for the process that has started this one: a JSON object a line in, one out."""
+    _bound_memory()
+    template: Any = None
+    variables: Mapping[str, Any] = {}
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        try:
+            if template is None:
+                variables = request["variables"]
+                template, text = _environment(_refuse).from_string(request["source"]), ""
+            else:
+                text = _render(template, {**request, **variables})
+            answer = {"text": text}
+        except ImportError:
+            answer = {"error": _INSTALL}
+        except _RefusedError as error:
+            answer = {"error": f"the chat template refuses a plain conversation: {error}"}
+        except Exception as error:  # a template is a program: it may fail in any way
+            act = "parsed" if template is None else "rendered"
+            answer = {"error": f"the chat template cannot be {act}: {_reason(error)}; {_TAKE_THE_BASES}"}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def _bound_memory() -> None:
+    try:
+        import resource
+    except ImportError:  # on Windows there is the limit of time alone
+        return
+    with contextlib.suppress(OSError, ValueError):  # a lower one is set already
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+
+
+def _render(template: Any, given: Mapping[str, Any]) -> str:
+    pieces: list[str] = []
+    left = _LONGEST
+    for piece in template.generate(**given):
+        pieces.append(piece)
+        left -= len(piece)
+        if left < 0:
+            raise ValueError(f"it gives more than {_LONGEST} characters")
+    return "".join(pieces)
+
+
+class _RefusedError(Exception):
+    """The template's own ``raise_exception``."""
+
+
+def _refuse(message: object = "it says no reason") -> None:
+    raise _RefusedError(message)
 
 
 def _environment(refuse: Callable[[str], None]) -> Any:
@@ -139,18 +217,6 @@ def _environment(refuse: Callable[[str], None]) -> Any:
         "namespace": namespace,
     }
     return environment
-
-
-def _ending_after(seconds: float) -> Callable[[FrameType, str, Any], Any]:
-    """Returns what ends the code of templates at their next line when the time is up."""
-    until_s = time.monotonic() + seconds
-
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        if time.monotonic() > until_s:
-            raise Interrupted
-        return trace if frame.f_code.co_filename == "<template>" else None
-
-    return trace
 
 
 def _to_json(

@@ -7,9 +7,11 @@ from tokenizers import Tokenizer as HFTokenizer
 
 from glimpse_export.errors import CheckpointError
 from glimpse_export.model.architecture import Architecture
+from glimpse_export.model.fields import MOST_BYTES
 from glimpse_export.source.added_tokens import CONFIG, OLD, OLD_SPECIAL, add_tokens, special_tokens
 from glimpse_export.source.template import cut_template, read_template
 from glimpse_runtime.bundle.manifest import PromptSpec
+from glimpse_runtime.files.reading import read_small
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_FILES = (TOKENIZER, CONFIG, OLD, OLD_SPECIAL)
@@ -61,9 +63,10 @@ def _read(source: Path, architecture: Architecture) -> tuple[HFTokenizer, bool]:
     if not source.is_file():
         raise CheckpointError(f"{source} is missing; without it export for token ids only with --no-tokenizer")
     try:
-        tokenizer = HFTokenizer.from_file(str(source))
+        tokenizer = HFTokenizer.from_buffer(read_small(source, MOST_BYTES))
     except Exception as error:  # the Rust library raises plain Exception
-        raise CheckpointError(f"{source} cannot be read ({error}); download the checkpoint again") from None
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{source} cannot be read ({reason}); download the checkpoint again") from None
     added = add_tokens(tokenizer, source.parent, source)
     words, rows = tokenizer.get_vocab(), architecture.text.vocab_size
     word, highest = max(words.items(), key=lambda item: item[1], default=("", -1))

@@ -25,10 +25,13 @@ def checked_output(out: Path) -> Path:
     try:
         place = out.resolve()
         if not place.parent.is_dir():
-            raise OutputError(f"cannot write {out}: the folder {place.parent} does not exist")
+            raise OutputError(
+                f"cannot write {out}: the folder {place.parent} does not exist; make it first, or choose another --out"
+            )
         stranger = _stranger(place) if is_taken(place) else None
     except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself, before Python 3.13
-        raise OutputError(f"cannot write {out}: {getattr(error, 'strerror', None) or error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot write {out}: {reason}; choose another --out") from None
     if stranger is not None:
         raise OutputError(f"{out} exists and is not a bundle ({stranger}); choose another --out, nothing was changed")
     return place

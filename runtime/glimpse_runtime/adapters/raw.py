@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 
 from glimpse_runtime.arrays import ByteArray
+from glimpse_runtime.checked import shown, whole
 from glimpse_runtime.errors import ImageError
 from glimpse_runtime.inputs.images import CHANNELS
 
 
 def raw_image(data: Any, height: int, width: int, encoding: str, step: int = 0) -> ByteArray:
-    """Returns a view of rows of pixels; nothing is copied.
+    """Returns a view of rows of pixels; nothing is copied where the bytes lie one after the other.
 
     Args:
         data: anything with the buffer protocol, or a one-dimensional uint8 array; at least height * step bytes.
@@ -25,18 +26,17 @@ def raw_image(data: Any, height: int, width: int, encoding: str, step: int = 0) 
     Raises:
         ImageError: the encoding is not accepted, or the sizes do not fit together.
     """
-    if encoding not in CHANNELS:
+    if not isinstance(encoding, str) or encoding not in CHANNELS:
         raise ImageError(
-            f"cannot use images with encoding {encoding!r}; accepted are {', '.join(CHANNELS)}; convert it first"
+            f"cannot use images with encoding {shown(encoding)}; accepted are {', '.join(CHANNELS)}; convert it first"
         )
+    height, width = whole("height", height, 1, error=ImageError), whole("width", width, 1, error=ImageError)
     channels = CHANNELS[encoding]
     row_bytes = width * channels
-    step = step or row_bytes
-    if height < 1 or width < 1:
-        raise ImageError(f"an image must have pixels, found {width} x {height}")
+    step = whole("step", step, 0, error=ImageError) or row_bytes
     if step < row_bytes:
         raise ImageError(f"step is {step} bytes, but {width} pixels of {encoding} need {row_bytes}")
-    flat = data if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
+    flat = data if isinstance(data, np.ndarray) else _bytes(data)
     if flat.dtype != np.uint8 or flat.ndim != 1:
         raise ImageError(f"image data must be a flat run of bytes, found {flat.ndim} dimensions of {flat.dtype}")
     least = (height - 1) * step + row_bytes
@@ -44,5 +44,13 @@ def raw_image(data: Any, height: int, width: int, encoding: str, step: int = 0) 
         raise ImageError(
             f"image data has {flat.size} bytes; {width} x {height} pixels of {encoding} with step {step} need {least}"
         )
-    shape, strides = (height, width, channels), (step * flat.strides[0], channels, 1)
+    flat = np.ascontiguousarray(flat)
+    shape, strides = (height, width, channels), (step, channels, 1)
     return np.lib.stride_tricks.as_strided(flat, shape, strides, writeable=False)
+
+
+def _bytes(data: Any) -> ByteArray:
+    try:
+        return np.frombuffer(data, np.uint8)
+    except (TypeError, ValueError, BufferError) as error:
+        raise ImageError(f"cannot read the memory of a {type(data).__name__}: {error}; give bytes") from None

@@ -20,11 +20,6 @@ _USUAL_FPS = 30.0
 _FOR_OPENCV = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://|^/dev/|!|%0?\d*d")
 
 
-def _without_password(source: str) -> str:
-    """An address as it may be shown: without what stands before the host's name."""
-    return re.sub(r"(?<=://)[^/@]*@", "***@", source)
-
-
 class Video:
     """Puts frames into a ``LatestFrame`` as a camera would; closes it at the end.
 
@@ -51,7 +46,7 @@ class Video:
             raise InputError(f"there is no video file {source}; check the name, or give the number of a camera")
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else os.fspath(source))
         if not self._capture.isOpened():
-            what = f"camera {source}" if isinstance(source, int) else _without_password(os.fspath(source))
+            what = f"camera {source}" if isinstance(source, int) else os.fspath(source)
             raise InputError(
                 f"OpenCV cannot open {what}; see that it is there, that nobody else uses it, and that OpenCV was built "
                 "for such sources"

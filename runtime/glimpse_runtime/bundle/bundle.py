@@ -13,7 +13,7 @@ from glimpse_runtime.bundle.graph_files import weight_files
 from glimpse_runtime.bundle.manifest import MANIFEST_NAME, Manifest, require_unaltered
 from glimpse_runtime.errors import BundleDamagedError, BundleFormatError, BundleNotFoundError
 from glimpse_runtime.files.hashing import remember_sha256, remembered_sha256
-from glimpse_runtime.files.places import is_plain_name
+from glimpse_runtime.files.places import is_plain_name, resolved
 from glimpse_runtime.files.reading import read_small_text
 
 
@@ -57,7 +57,7 @@ class Bundle:
         except (OSError, ValueError) as error:  # also a name that no file can have
             reason = getattr(error, "strerror", None) or error
             raise BundleNotFoundError(f"cannot read {path}: {reason}; name the bundle's folder") from None
-        root = root.resolve()
+        root = resolved(root)
         bundle = cls(root, Manifest.from_json(text, str(path)))
         check_values(bundle.manifest, str(path))
         bundle._check_names()
@@ -76,12 +76,12 @@ class Bundle:
         return open_table(self.path(self.manifest.embedding.file), self.manifest.embedding)
 
     def _is_inside(self, name: str) -> bool:
-        target = (self.folder / name).resolve()
+        target = resolved(self.folder / name)
         return any(target.is_relative_to(place) for place in (self.folder, *_blob_folders(self.folder)))
 
     def _way_out(self, name: str) -> str:
         """What to do about a file that is not in the folder: installations may consist of links to another one."""
-        target = (self.folder / name).resolve() if is_plain_name(name) else None
+        target = resolved(self.folder / name) if is_plain_name(name) else None
         if target is not None and (target.parent / MANIFEST_NAME).is_file():
             return f"it is a link into {target.parent}: name that folder as the bundle"
         return "do not use this bundle"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,21 @@ from glimpse_runtime.devices import DEFAULT_DEVICE, DEVICES
 from glimpse_runtime.stats import SCOUT_STAGES
 
 if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
     from glimpse_runtime.pruning.zoom import ZoomReport
     from glimpse_runtime.session.answer import Answer
     from glimpse_runtime.session.session import Session
 
 _RATIO = click.FloatRange(0.0, 1.0)
 _COUNT = click.IntRange(min=1)
-_IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+# What cameras, browsers and other programs write, read here or not: no question ends so.
+_IMAGE = re.compile(
+    r"\.(png|apng|jpe?g|jfif|jpe|mpo|webp|bmp|dib|gif|tiff?|p[bgpn]m|heic|heif|avif|jp2|j2k|jxl|ico|dng|exr|hdr|npy|"
+    r"raw|yuv|mp4|mkv|avi|mov|webm)([?#]\S*)?\s*$",
+    re.IGNORECASE,
+)
+_PLACE = re.compile(r"(\.{0,2}|~)/\S*\s*|[a-zA-Z]:\\\S*|(data|[a-zA-Z][a-zA-Z0-9+.-]+(?=://)):\S*")
 
 
 def _pruners() -> str:
@@ -78,7 +87,6 @@ def _pruners() -> str:
 @click.option("--system", metavar="TEXT", help="System message instead of the model's own.")
 @click.option(
     "--overlay",
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="Write a picture of what was kept (.png, .jpg, .webp).",
 )
@@ -101,11 +109,14 @@ def run(words: tuple[str, ...], **options: Any) -> None:
     The answer goes to standard output, everything else to standard error.
     """
     images, question = list(words[:-1]), words[-1]
-    if os.path.isfile(question) or question.lower().endswith(_IMAGE_ENDINGS):  # noqa: PTH113
-        kind = "an image" if question.lower().endswith(_IMAGE_ENDINGS) else "a file"
-        raise click.UsageError(f"{question!r} is {kind}; give a question after it")
-    for name in ("bundle", "pruner", "pre"):
-        if options[name] == "":
+    if not question.strip():
+        raise click.UsageError("the question is empty; is a variable of the shell not set?")
+    if (kind := _no_question(question)) is not None:
+        raise click.UsageError(f"{terminal.shown(repr(question))} is {kind}; give a question after it")
+    if "" in images:
+        raise click.UsageError("the name of an image is empty; is a variable of the shell not set?")
+    for name in ("bundle", "pruner", "pre", "overlay", "stop"):
+        if options[name] == "" or (name == "stop" and "" in options[name]):
             raise click.UsageError(f"--{name} is empty; is a variable of the shell not set?")
     if options["no_prune"]:
         for name in ("threshold", "max_keep_ratio", "pruner", "pre", "pre_keep", "zoom"):
@@ -114,18 +125,39 @@ def run(words: tuple[str, ...], **options: Any) -> None:
     answer_question(images, question, options)
 
 
+def _no_question(word: str) -> str | None:
+    """Says what the last word is where it is no question: the question was forgotten."""
+    if _IMAGE.search(word):
+        return "an image"
+    if os.path.exists(word):  # noqa: PTH110  (a text that can be no path is no error)
+        return "a folder" if os.path.isdir(word) else "a file"  # noqa: PTH112
+    return "the name of a file" if _PLACE.fullmatch(word) else None
+
+
+def _pictures(images: list[str], timeout: float | None) -> list["Picture"] | None:
+    """Reads images; None where the deadline came first."""
+    from glimpse_runtime.checked import seconds
+    from glimpse_runtime.inputs.images import read_image
+    from glimpse_runtime.interrupt import Interrupt, Interrupted
+
+    try:
+        return Interrupt(seconds("timeout", timeout)).run(lambda: [read_image(image) for image in images])
+    except Interrupted:
+        return None
+
+
 def answer_question(images: list[str], question: str, options: dict[str, Any]) -> None:
     """Loads the bundle, asks, and prints what was asked for."""
     from glimpse_runtime import Pruning, Sampling, load
-    from glimpse_runtime.inputs.images import read_image
+    from glimpse_runtime.files.places import resolved
     from glimpse_runtime.pruning import overlay
 
-    picture: Path | None = options["overlay"]
+    picture = Path(options["overlay"]) if options["overlay"] else None
     if picture is not None:
         if not images:
             raise click.UsageError("--overlay needs an image")
         overlay.check_path(picture)
-        if picture.resolve() in [Path(image).resolve() for image in images]:
+        if resolved(picture) in map(resolved, images):
             raise click.UsageError(f"--overlay {picture} would overwrite the image; choose another name")
     request = Pruning(
         enabled=not options["no_prune"],
@@ -146,7 +178,7 @@ def answer_question(images: list[str], question: str, options: dict[str, Any]) -
     if options["bundle"] is None:
         terminal.note("using the packaged pocket model, a tiny one for trying things out; --bundle names another")
     terminal.show_warnings()
-    frames = [read_image(image) for image in images]
+    frames = _pictures(images, options["timeout"])
     with load(
         options["bundle"],
         device=options["device"],
@@ -157,12 +189,12 @@ def answer_question(images: list[str], question: str, options: dict[str, Any]) -
         verify=options["verify"],
     ) as vlm:
         answer = vlm.ask(
-            frames,
+            images if frames is None else frames,
             question,
             pruning=request,
             sampling=sampling,
             max_new_tokens=options["max_new_tokens"],
-            timeout=options["timeout"],
+            timeout=options["timeout"] if frames is not None else 0.0,
             system=options["system"],
         )
         if not options["as_json"]:
@@ -172,7 +204,9 @@ def answer_question(images: list[str], question: str, options: dict[str, Any]) -
         else:
             click.echo(json.dumps(as_dict(vlm, answer), ensure_ascii=False))
         plan = vlm.memory_plan()
-    if picture is not None:
+    if picture is not None and (frames is None or not answer.pruning.keep_masks):
+        terminal.note(f"{picture} is not written: {answer.pruning.reason}")
+    elif picture is not None and frames is not None:
         overlay.save(overlay.sheet(frames, answer.pruning), picture)
     if options["stats"]:
         terminal.note(as_table(answer, plan))

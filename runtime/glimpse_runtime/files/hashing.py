@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from glimpse_runtime.files.atomic import write_text
-from glimpse_runtime.files.places import cache_folder
+from glimpse_runtime.files.places import cache_folder, resolved
 
 log = logging.getLogger("glimpse")
 
@@ -45,7 +45,7 @@ def remembered_sha256(path: Path, announce: Callable[[str], None] | None = None,
     Raises:
         OSError: it cannot be read; ``FileChangesError`` where it was written to meanwhile.
     """
-    real = path.resolve()
+    real = resolved(path)
     before = _state(real)
     if before["bytes"] < REMEMBERED_FROM_BYTES:
         return sha256_of(real)
@@ -63,7 +63,7 @@ def remembered_sha256(path: Path, announce: Callable[[str], None] | None = None,
 
 def remember_sha256(path: Path, sha256: str) -> None:
     """Remembers the hash of a file that was just written and hashed meanwhile; a small one needs none."""
-    real = path.resolve()
+    real = resolved(path)
     state = _state(real)
     if state["bytes"] >= REMEMBERED_FROM_BYTES:
         _remember(real, state, sha256)

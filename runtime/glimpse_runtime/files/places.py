@@ -22,6 +22,11 @@ def cache_folder() -> Path:
         return Path(tempfile.gettempdir()) / f"glimpse-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 
 
+def resolved(path: str | os.PathLike[str]) -> Path:
+    """Returns a path with its links followed; one that leads to itself is left, and fails where it is opened."""
+    return Path(os.path.realpath(path))  # Path.resolve raises RuntimeError before Python 3.13
+
+
 def is_plain_name(name: str) -> bool:
     """Whether a file's name, as text, leads to a place below the folder it is joined to."""
     pure = PurePosixPath(name)

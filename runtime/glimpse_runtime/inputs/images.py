@@ -11,7 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from glimpse_runtime.arrays import Array, ByteArray
-from glimpse_runtime.errors import ImageError
+from glimpse_runtime.errors import ImageError, printable
 
 ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | Array
 
@@ -25,6 +25,8 @@ _LARGEST_PIXELS = 50_000_000
 _MOST_PIXELS = 178_956_970
 _LARGEST_PIXELS_VARIABLE = "GLIMPSE_MAX_IMAGE_PIXELS"
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+_DEEP_RAWMODE = re.compile(r"(?<!BGR);16")
+_LARGEST_LEVEL = 255
 _TO_EIGHT_BITS = "scale it to 8 bits as its meaning asks, for example (a * (255 / a.max())).astype('uint8')"
 
 _ENCODINGS: dict[str, tuple[int, Callable[[ByteArray], ByteArray]]] = {
@@ -64,10 +66,11 @@ def read_image(source: ImageSource, encoding: str | None = None) -> Image.Image:
         return _decode(bytes(source), "the image data")
     if isinstance(source, str) and (found := _URI.match(source)):
         raise ImageError(
-            f"{source[:40]!r} is a {found[1]}: address, and nothing is fetched here; read it and give the image's bytes"
+            f"{printable(source)[:40]!r} is a {found[1]}: address, and nothing is fetched here; read it and give the "
+            "image's bytes"
         )
     if isinstance(source, (str, os.PathLike)):
-        return _from_path(Path(source))
+        return _from_path(_path(source))
     return _from_array(_as_array(source), encoding)
 
 
@@ -88,6 +91,19 @@ def _as_array(source: object) -> Array:
     raise ImageError(f"cannot use a {type(source).__name__} as an image; give {_ACCEPTED}")
 
 
+def _path(source: str | os.PathLike[str]) -> Path:
+    """Returns a path as ``Path`` has it; what the caller's own kind of path says of itself is looked at."""
+    try:
+        name = os.fspath(source)
+    except Exception as error:  # it runs the caller's code
+        raise ImageError(f"cannot use a {type(source).__name__} as a path: {error}; give its name as a str") from None
+    if not isinstance(name, str):
+        raise ImageError(f"cannot use a {type(source).__name__} as a path: it is no text; give its name as a str")
+    if not name:
+        raise ImageError("the name of an image is empty; is a variable not set? To ask without an image give none")
+    return Path(name)
+
+
 def _from_path(path: Path) -> Image.Image:
     try:
         if path.is_dir():
@@ -106,21 +122,12 @@ def _from_path(path: Path) -> Image.Image:
 
 def _decode(data: bytes, name: str) -> Image.Image:
     if not data:
-        raise ImageError(f"{name} is empty")
+        raise ImageError(f"{name} is empty; take the picture again")
     if len(data) > _LARGEST_FILE_BYTES:
         raise ImageError(f"{name} is larger than {_LARGEST_FILE_BYTES >> 20} MiB; shrink it first")
 
     def decode() -> Image.Image:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        most = _largest_pixels()
-        if image.width * image.height > most:
-            raise ImageError(
-                f"{name} claims {image.width} x {image.height} pixels, more than the limit of {most}; shrink it first, "
-                f"or raise the limit with the environment variable {_LARGEST_PIXELS_VARIABLE}"
-            )
-        _require_eight_bits(image, name)
-        image.load()
-        return _to_rgb(image, name)
+        return _to_rgb(Image.open(io.BytesIO(data), formats=_FORMATS), name)
 
     return _guarded(decode, name)
 
@@ -133,6 +140,8 @@ def _guarded(decode: Callable[[], Image.Image], name: str) -> Image.Image:
             return decode()
     except ImageError:
         raise
+    except MemoryError:
+        raise ImageError(f"there is no memory for the pixels of {name}; shrink it first") from None
     except UnidentifiedImageError:
         raise ImageError(
             f"{name} is not a JPEG, PNG, WebP or BMP image; convert it, or give its pixels as an array"
@@ -148,20 +157,40 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         raise ImageError(f"{name} has no pixels ({image.width} x {image.height})")
     if image.mode in _DEEP_MODES:
         raise ImageError(f"{name} has more than eight bits a pixel (mode {image.mode}); {_TO_EIGHT_BITS}")
+    _require_size(image.width, image.height, name)
     _require_eight_bits(image, name)
+    image.load()
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
+    if image.mode == "La":  # Pillow has no way from it to RGB
+        image = image.convert("LA")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def _require_size(width: int, height: int, name: str) -> None:
+    """Refuses a picture that is too large before it is decoded, or copied."""
+    most = _largest_pixels()
+    if width * height > most:
+        raise ImageError(
+            f"{name} has {width} x {height} pixels, more than the limit of {most}; shrink it first, or raise the limit "
+            f"with the environment variable {_LARGEST_PIXELS_VARIABLE}"
+        )
+
+
 def _require_eight_bits(image: Image.Image, name: str) -> None:
-    """Refuses a PNG of 16-bit colours, of which Pillow keeps the upper halves without a word; its mode hides that."""
-    if image.format == "PNG" and any(";16" in str(tile[-1]) for tile in getattr(image, "tile", ())):
-        raise ImageError(f"{name} has more than eight bits a channel (a PNG of 16-bit colours); {_TO_EIGHT_BITS}")
+    """Refuses a file of 16-bit colours, of which Pillow keeps the upper halves without a word; its mode hides that."""
+    for tile in getattr(image, "tile", ()):
+        words = tile[-1] if isinstance(tile[-1], tuple) else (tile[-1],)
+        # Rawmodes of sixteen bits a pixel (BGR;16) have five or six a channel; a PPM tells its largest value.
+        deep = any(isinstance(word, str) and _DEEP_RAWMODE.search(word) for word in words)
+        if deep or (tile[0] in ("ppm", "ppm_plain") and words[-1] > _LARGEST_LEVEL):
+            raise ImageError(
+                f"{name} has more than eight bits a channel (a {image.format} of 16-bit colours); {_TO_EIGHT_BITS}"
+            )
 
 
 def _largest_pixels() -> int:
-    """The most pixels of a file that are decoded."""
+    """The most pixels of a picture that are taken."""
     text = os.environ.get(_LARGEST_PIXELS_VARIABLE)
     if text is None:
         return _LARGEST_PIXELS
@@ -185,6 +214,7 @@ def _from_array(frame: Array, encoding: str | None) -> Image.Image:
     if not isinstance(encoding, str) or encoding not in _ENCODINGS:
         what = f"an array of shape {frame.shape}" if encoding is None else f"encoding {encoding!r}"
         raise ImageError(f"cannot use {what}; accepted are (height, width, channels) in {', '.join(ENCODINGS)}")
+    _require_size(frame.shape[1], frame.shape[0], "an image array")
     channels, to_rgb = _ENCODINGS[encoding]
     if frame.shape[-1] != channels:
         raise ImageError(f"encoding {encoding} has {channels} channel(s), the array has shape {frame.shape}")

@@ -41,7 +41,7 @@ def checked_ids(ids: Sequence[int] | IntArray, vocab_size: int, image_token: int
     """
     try:
         array = np.asarray(ids)
-    except (TypeError, ValueError):  # lists of uneven lengths, text that is no ASCII
+    except Exception:  # lists of uneven lengths, text that is no ASCII, a class of the caller's
         array = np.empty(0)
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
         raise PromptError("the prompt must be a non-empty one-dimensional sequence of integer token ids")
@@ -90,7 +90,7 @@ def build_prompt(
         context: the most tokens there is room for, None for any number: far longer texts are not even tokenised.
 
     Raises:
-        PromptError: the question is not text, is empty without an image, or cannot fit.
+        PromptError: the question is not text, is empty, or cannot fit.
     """
     turns = _checked_turns(turns)
     for what, text in (
@@ -104,8 +104,8 @@ def build_prompt(
                 f"the {what} has {len(text)} characters, more than a context of {context} tokens holds; shorten it, or "
                 "export with a larger --max-context"
             )
-    if not question.strip() and not grids:
-        raise PromptError("the question is empty")
+    if not question.strip():
+        raise PromptError("the question is empty; is a variable not set?")
     pieces: list[tuple[str, bool]] = []
     message = template.default_system if system is None else system
     if message is not None:

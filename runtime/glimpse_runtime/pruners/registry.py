@@ -3,6 +3,7 @@
 import importlib
 from functools import cache
 
+from glimpse_runtime.checked import shown
 from glimpse_runtime.errors import PruningError
 from glimpse_runtime.pruners.base import Pruner
 
@@ -33,13 +34,19 @@ def names() -> tuple[str, ...]:
     return (*BUILT_IN, *sorted(others - set(BUILT_IN)))
 
 
-@cache
 def find(name: str) -> Pruner:
     """Returns a method.
 
     Raises:
         PruningError: no method has this name, or the package that has it cannot be used.
     """
+    if not isinstance(name, str):
+        raise PruningError(f"a pruning method has a name, found {shown(name)}; there are {', '.join(names())}")
+    return _find(name)
+
+
+@cache
+def _find(name: str) -> Pruner:
     if name in BUILT_IN:
         module = importlib.import_module(f"glimpse_runtime.pruners.methods.{name.replace('-', '_')}")
         own: Pruner = module.PRUNER

@@ -147,7 +147,9 @@ class Pruning:
             if self.method == "oracle":
                 raise PruningError("method 'oracle' keeps what the caller says; give keep_masks")
             return
-        if isinstance(self.keep_masks, (str, bytes)) or not isinstance(self.keep_masks, (Sequence, np.ndarray)):
+        several = isinstance(self.keep_masks, np.ndarray) and self.keep_masks.ndim > 0
+        several |= isinstance(self.keep_masks, Sequence) and not isinstance(self.keep_masks, (str, bytes))
+        if not several:
             raise PruningError(f"keep_masks must be a list with a bool array per image, found {shown(self.keep_masks)}")
         if self.threshold is not None:
             raise PruningError("a threshold has no meaning with keep_masks: no scores are computed")

@@ -92,7 +92,7 @@ def save(image: Image.Image, path: Path) -> None:
         with open_atomic(path) as file:
             file.write(buffer.getvalue())
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another place or a shorter name") from None
 
 
 def _border(kept: BoolArray, thickness: int) -> BoolArray:

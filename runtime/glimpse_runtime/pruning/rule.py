@@ -128,7 +128,7 @@ def flat_masks(masks: Sequence[Array], grids: Sequence[Grid]) -> BoolArray:
 def _flat_mask(mask: Array, grid: Grid, index: int) -> BoolArray:
     try:
         array = np.asarray(mask)
-    except ValueError:
+    except Exception:  # of uneven rows, or of a class of the caller's
         raise PruningError(f"keep mask {index} is no rectangular array") from None
     if array.shape != grid.merged:
         raise PruningError(f"keep mask {index} has shape {array.shape}, the image's merged grid is {grid.merged}")

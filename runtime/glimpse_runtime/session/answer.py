@@ -9,12 +9,13 @@ from glimpse_runtime.errors import SessionError
 from glimpse_runtime.inputs.tokenizer import Tokenizer
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.pruning.report import PruneReport
+from glimpse_runtime.session.fork import OfOneProcess
 from glimpse_runtime.stats import Stats
 
 log = logging.getLogger("glimpse")
 
 
-class Answer:
+class Answer(OfOneProcess):
     """The answer to one question. Iterate for pieces of valid text as they are decoded, or read ``text``.
 
     Attributes:

@@ -20,6 +20,21 @@ class Forkable(Protocol):
         ...
 
 
+class OfOneProcess:
+    """What holds an engine, or is read from one: it can neither be copied nor sent to another process."""
+
+    def __reduce__(self) -> str:
+        """Refuses to be pickled or copied.
+
+        Raises:
+            SessionError: always.
+        """
+        raise SessionError(
+            f"a {type(self).__name__} can be neither copied nor sent to another process; load the bundle there, and "
+            "send images, questions and texts"
+        )
+
+
 _HOLDERS: "weakref.WeakSet[Forkable]" = weakref.WeakSet()
 
 

@@ -5,7 +5,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from glimpse_runtime.checked import real, shown
+from glimpse_runtime.checked import real, seconds, shown
 from glimpse_runtime.errors import ImageError, SessionError
 from glimpse_runtime.inputs.images import ENCODINGS, ImageSource
 
@@ -73,9 +73,16 @@ class LatestFrame:
 
         Returns:
             The frame, or None when none came in time or the mailbox was closed.
+
+        Raises:
+            InputError: the timeout is no number of seconds.
         """
+        most_s = seconds("timeout", timeout)
         with self._changed:
-            self._changed.wait_for(lambda: self._frame is not None or self._closed, timeout)
+            self._changed.wait_for(
+                lambda: self._frame is not None or self._closed,
+                None if most_s is None else min(most_s, threading.TIMEOUT_MAX),
+            )
             frame, self._frame = self._frame, None
             return frame
 

@@ -52,8 +52,6 @@ def load(
     flag("verify", verify)
     if not isinstance(device, str):
         raise InputError(f"device must be a name such as cpu, found {shown(device)}")
-    if bundle is not None and not isinstance(bundle, (str, os.PathLike)):
-        raise InputError(f"bundle must be a folder or a hub id, found {shown(bundle)}")
     if trace is not None and not callable(trace):
         raise InputError(f"trace must be a function of a name and an array, found {shown(trace)}")
     scene_cache_bytes = whole("scene_cache_bytes", scene_cache_bytes, 0)

@@ -1,14 +1,13 @@
 """What one question asks for, checked once: images, options, and the clock that runs from the call on."""
 
-import math
 import time
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
-from numbers import Integral, Real
+from numbers import Integral
 
 import numpy as np
 
-from glimpse_runtime.checked import real, shown, whole
+from glimpse_runtime.checked import seconds, shown, whole
 from glimpse_runtime.errors import ImageError, InputError
 from glimpse_runtime.inputs.images import ImageSource
 from glimpse_runtime.interrupt import Interrupt
@@ -51,21 +50,9 @@ def make_request(
         if value is not None and not isinstance(value, kind):
             raise InputError(f"{name} must be a {kind.__name__}, found {shown(value)}")
     most = whole("max_new_tokens", max_new_tokens, 1)
-    return Request(pruning or Pruning(), sampling or Sampling(), most, Interrupt(seconds(timeout)), _ids(eos))
-
-
-def seconds(timeout: float | None) -> float | None:
-    """Checks a timeout; infinite means none.
-
-    Raises:
-        InputError: it is no number, or negative.
-    """
-    if timeout is None or (isinstance(timeout, Real) and timeout == math.inf):
-        return None
-    try:
-        return real("timeout", timeout, 0)
-    except InputError:
-        raise InputError(f"timeout must be a number of seconds, not negative, found {shown(timeout)}") from None
+    return Request(
+        pruning or Pruning(), sampling or Sampling(), most, Interrupt(seconds("timeout", timeout)), _ids(eos)
+    )
 
 
 def frames_of(images: Images, encoding: str | None) -> list[Frame]:

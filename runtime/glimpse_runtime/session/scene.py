@@ -6,6 +6,7 @@ from types import TracebackType
 from glimpse_runtime.errors import SessionError
 from glimpse_runtime.pruning.options import Pruning
 from glimpse_runtime.session.answer import Answer
+from glimpse_runtime.session.fork import OfOneProcess
 from glimpse_runtime.session.request import DEFAULT_MAX_NEW_TOKENS, Request, make_request
 from glimpse_runtime.session.sampling import Sampling
 from glimpse_runtime.session.scene_cache import SceneState
@@ -14,7 +15,7 @@ Ask = Callable[[SceneState, str, Request, str | None, Sequence[tuple[str, str]]]
 """How a session answers: state, question, options, system message, earlier turns."""
 
 
-class Scene:
+class Scene(OfOneProcess):
     """Encoded images: every question pays only its own text, the scorer and the kept rows.
 
     Made by ``Session.encode``. It holds memory until it is closed.
@@ -59,7 +60,7 @@ class Scene:
             system: system message; a change of it runs the images through the lower layers again.
             turns: earlier (question, answer) texts of a conversation.
         """
-        request = make_request(pruning or self._pruning, sampling, max_new_tokens, timeout)
+        request = make_request(self._pruning if pruning is None else pruning, sampling, max_new_tokens, timeout)
         return self._ask(self._open(), question, request, system, turns)
 
     def chat(self, system: str | None = None) -> "Chat":

@@ -31,7 +31,7 @@ from glimpse_runtime.session.request import (
 from glimpse_runtime.session.sampling import Sampler, Sampling
 from glimpse_runtime.session.scene import Scene
 from glimpse_runtime.session.scene_cache import SceneCache, SceneState, content_key
-from glimpse_runtime.session.turns import Turns
+from glimpse_runtime.session.turns import CLOSED, Turns
 from glimpse_runtime.session.zoom import look
 from glimpse_runtime.stats import Stats
 from glimpse_runtime.steps.entering import Entry
@@ -39,18 +39,17 @@ from glimpse_runtime.steps.pipeline import Pipeline
 from glimpse_runtime.steps.prefix import Prefix
 
 
-class Session:
+class Session(fork.OfOneProcess):
     """A loaded bundle. Not re-entrant: one request at a time; use one session per thread."""
 
     def __init__(
         self, bundle: Bundle, pipeline: Pipeline, max_pixels: int | None = None, scene_cache_bytes: int = 0
     ) -> None:
         """Wraps a pipeline; use ``load``."""
-        manifest = bundle.manifest
         self.bundle = bundle
         self._pipeline: Pipeline | None = pipeline
-        self._tokenizer = Tokenizer(bundle.path("tokenizer.json")) if manifest.prompt else None
-        self._turns = Turns()
+        self._tokenizer = Tokenizer(bundle.path("tokenizer.json")) if bundle.manifest.prompt else None
+        self._turns = Turns(self._free)
         self._scenes = SceneCache(scene_cache_bytes)
         self._forked = False
         fork.watch(self)
@@ -162,7 +161,7 @@ class Session:
                 whole images alone.
             SessionError: the session is closed or busy, or it was ended by its deadline or ``cancel``.
         """
-        request = make_request(pruning or Pruning(enabled=False), None, 1, timeout)
+        request = make_request(Pruning(enabled=False) if pruning is None else pruning, None, 1, timeout)
         stats, interrupt = request.stats, request.interrupt
         self._turns.begin(interrupt)
         pipeline = self._open_pipeline()
@@ -206,13 +205,11 @@ class Session:
         }
 
     def close(self) -> None:
-        """Ends what runs and frees the model and its scenes; the session cannot be used afterwards."""
-        self.cancel()
-        with self._turns.lock:
-            self._scenes.clear()
-            if self._pipeline is not None:
-                self._pipeline.close()
-                self._pipeline = None
+        """Ends what runs and frees the model and its scenes; the session cannot be used afterwards.
+
+        From within a request, by a signal or a logits processor, the model is freed when the request has ended.
+        """
+        self._turns.close()
 
     def __enter__(self) -> "Session":
         """Returns the session itself."""
@@ -221,6 +218,12 @@ class Session:
     def __exit__(self, *error: object) -> None:
         """Closes the session."""
         self.close()
+
+    def _free(self) -> None:
+        self._scenes.clear()
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            pipeline.close()
 
     def _ask_scene(
         self, scene: SceneState, question: str, request: Request, system: str | None, turns: Sequence[tuple[str, str]]
@@ -386,12 +389,12 @@ class Session:
     def _leave_to_parent(self) -> object:
         """See ``glimpse_runtime.session.fork``."""
         left, self._pipeline, self._forked = (self._pipeline, self._scenes), None, True
-        self._turns, self._scenes = Turns(), SceneCache(0)
+        self._turns, self._scenes = Turns(self._free), SceneCache(0)
         return left
 
     def _open_pipeline(self) -> Pipeline:
         if self._forked:
             raise fork.loaded_before()
         if self._pipeline is None:
-            raise SessionError("this session is closed; load the bundle again")
+            raise SessionError(CLOSED)
         return self._pipeline

@@ -2,30 +2,35 @@
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from glimpse_runtime.errors import SessionError
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.session.answer import Answer
 
+CLOSED = "this session is closed; load the bundle again"
+
 
 class Turns:
-    """Requests of one session, from any thread.
+    """Requests of one session, from any thread."""
 
-    Attributes:
-        lock: held while something is computed.
-    """
+    def __init__(self, free: Callable[[], None]) -> None:
+        """Nothing runs yet.
 
-    def __init__(self) -> None:
-        """Nothing runs yet."""
-        self.lock = threading.Lock()
+        Args:
+            free: a method of the session, called when it is closed and nothing is computed any more.
+        """
+        # A signal handler or a logits processor may call in the thread that holds it.
+        self._lock = threading.RLock()
+        self._computing = self._closing = False
+        self._free = weakref.WeakMethod(free)
         self._running: Interrupt | None = None
         self._unfinished: weakref.ref[Answer] | None = None
 
     def begin(self, interrupt: Interrupt) -> None:
         """Makes a request the one that ``cancel`` ends, unless another is being computed."""
-        if not self.lock.locked():
+        if not self._computing:
             self._running = interrupt
 
     @contextmanager
@@ -33,15 +38,36 @@ class Turns:
         """Holds the session for one computation, then the one that ``cancel`` ends.
 
         Raises:
-            SessionError: it is busy.
+            SessionError: it is busy, or closed.
         """
-        if not self.lock.acquire(blocking=False):
+        taken = self._lock.acquire(blocking=False)
+        if not taken or self._computing:
+            if taken:
+                self._lock.release()
             raise SessionError("this session is busy with another request; use one session per thread")
         try:
+            if self._closing:
+                raise SessionError(CLOSED)
+            self._computing = True
             self._running = interrupt
             yield
         finally:
-            self.lock.release()
+            self._computing = False
+            self._free_if_closed()
+            self._lock.release()
+
+    def close(self) -> None:
+        """Ends the request that is running; the session is freed now, or when the request has ended."""
+        self.cancel()
+        with self._lock:
+            self._closing = True
+            if not self._computing:
+                self._free_if_closed()
+
+    def _free_if_closed(self) -> None:
+        free = self._free()
+        if self._closing and free is not None:
+            free()
 
     def cancel(self) -> None:
         """Ends the request that is running."""

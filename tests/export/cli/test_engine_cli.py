@@ -27,6 +27,7 @@ from glimpse_runtime.engines import flavours
 from glimpse_runtime.engines.flavours import installed
 from glimpse_runtime.engines.gpu import Gpu
 
+BUILT = ("vision", "score", "lower", "upper", "compact")
 ORIN = Gpu("Orin", (8, 7), 8 << 30, True)
 Export = Callable[..., Result]
 
@@ -53,8 +54,7 @@ def words_of(*words: str) -> dict[str, object]:
 def test_engines_of_a_bundle(export: Export, engine_bundle: Path) -> None:
     done = export("--bundle", engine_bundle, "--target", "tensorrt", "--no-plugin")
     assert done.exit_code == 0, done.output
-    stages = Bundle.open(engine_bundle).manifest.stages_of("opset24")
-    assert [Path(line).stem for line in done.stdout.splitlines()] == list(stages)
+    assert [Path(line).stem for line in done.stdout.splitlines()] == list(BUILT)
     assert all(Path(line).is_file() for line in done.stdout.splitlines())
     assert "lower: built in" in done.stderr
     again = export("--bundle", engine_bundle, "--target", "tensorrt", "--no-plugin")
@@ -78,9 +78,7 @@ def test_a_dry_run_says_what_there_is_to_build(export: Export, engine_bundle: Pa
     assert not (tmp_path / "cache" / "engines").exists()
     export(*words[:-1])
     entries = json.loads(export(*words, "--json").stdout)
-    assert {entry["stage"]: entry["is_built"] for entry in entries} == dict.fromkeys(
-        Bundle.open(engine_bundle).manifest.stages_of("opset24"), True
-    )
+    assert {entry["stage"]: entry["is_built"] for entry in entries} == dict.fromkeys(BUILT, True)
     assert all(Path(entry["file"]).is_file() for entry in entries)
 
 
@@ -148,9 +146,8 @@ def test_an_export_builds_its_engines(export: Export, tmp_path: Path) -> None:
     done = export("--model", "pocket", "--target", "tensorrt", "--no-plugin", "--certify", "off", "--out", out)
     assert done.exit_code == 0, done.output
     assert done.stdout == f"{out}\n"
-    stages = Bundle.open(out).manifest.stages_of("opset24")
     assert Bundle.open(out).manifest.dialects == ("opset24",)
-    assert f"{len(stages)} engines for Orin (8.7)" in done.stderr
+    assert f"{len(BUILT)} engines for Orin (8.7)" in done.stderr
 
 
 @pytest.mark.slow

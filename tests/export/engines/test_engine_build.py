@@ -50,11 +50,8 @@ def test_every_stage_becomes_an_engine(
     machine.setenv("FAKE_TENSORRT", version)
     engines, _ = build(engine_bundle)
     manifest = Bundle.open(engine_bundle).manifest
-    assert (
-        set(engines)
-        == set(manifest.stages_of(dialect))
-        == {"vision", "vision_update", "lower", "score", "compact", "upper"}
-    )
+    assert set(engines) == set(manifest.stages_of(dialect)) - {"vision_update"}
+    assert set(engines) == {"vision", "lower", "score", "compact", "upper"}
     for stage, engine in engines.items():
         built = content(engine)
         assert built["version"] == version
@@ -140,8 +137,7 @@ def test_only_what_changed_is_built_again(engine_bundle: Path, machine: pytest.M
     manifest["profiles"]["patches"]["max"] += 4
     write_manifest(changed, manifest)
     second, _ = build(changed)
-    others = [stage for stage in first if second[stage].path != first[stage].path]
-    assert others == ["vision", "vision_update"]
+    assert [stage for stage in first if second[stage].path != first[stage].path] == ["vision"]
 
 
 def test_an_altered_engine_is_built_again(engine_bundle: Path) -> None:

@@ -78,11 +78,8 @@ def build(bundle: Path, dialect: str) -> dict[str, EngineRecord]:
 def test_every_graph_of_pocket_becomes_an_engine(bundles: dict[str, Path], dialect: str, precision: str) -> None:
     manifest = Bundle.open(bundles[precision]).manifest
     records = build(bundles[precision], dialect)
-    assert (
-        set(records)
-        == set(manifest.stages_of(dialect))
-        == {"vision", "vision_update", "lower", "score", "compact", "upper"}
-    )
+    assert set(records) == set(manifest.stages_of(dialect)) - {"vision_update"}
+    assert set(records) == {"vision", "lower", "score", "compact", "upper"}
     for stage, record in records.items():
         assert record.profiles == ("wide",)
         assert record.engine.bytes > 100_000

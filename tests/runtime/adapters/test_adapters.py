@@ -65,7 +65,7 @@ def test_every_encoding_of_the_runtime(photo: np.ndarray) -> None:
         ({"encoding": "yuv422_yuy2"}, "'yuv422_yuy2'; accepted are rgb8, bgr8, rgba8, bgra8, mono8"),
         ({"encoding": "16UC1"}, "'16UC1'"),
         ({"step": 11}, "step is 11 bytes, but 4 pixels of rgb8 need 12"),
-        ({"height": 0}, "4 x 0"),
+        ({"height": 0}, "height must be at least 1, found 0"),
         ({"height": 3}, "has 24 bytes; 4 x 3 pixels of rgb8 with step 12 need 36"),
         ({"data": np.zeros(24, np.float32)}, "float32"),
         ({"data": np.zeros((2, 12), np.uint8)}, "2 dimensions"),

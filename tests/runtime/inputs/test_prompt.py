@@ -16,7 +16,7 @@ QUESTIONS = [
     "\n  leading newline",
     "digits 12345",
     "naïve 日本 🤖 e\u0301",
-    " ",
+    " a ",
     "a\n\n\nb ",
 ]
 

@@ -15,7 +15,6 @@ from glimpse_export.engines.build.timing import TimingCache
 from glimpse_export.engines.build.writer import write_engine
 from glimpse_export.errors import BuildError
 from glimpse_runtime.bundle.bundle import Bundle
-from glimpse_runtime.bundle.checks import UPDATE_STAGE
 from glimpse_runtime.bundle.manifest import Manifest, StageSpec
 from glimpse_runtime.engines.flavours import Flavour, Installed
 from glimpse_runtime.engines.key import has_compaction
@@ -27,7 +26,6 @@ from glimpse_runtime.files.atomic import open_atomic, write_text
 # Whose precision a stage's matrices have, in the manifest's names.
 _PARTS = {
     "vision": ("vision",),
-    UPDATE_STAGE: ("vision",),
     "score": ("score",),
     "lower": ("lower", "lower_attention"),
     "upper": ("upper", "head"),

@@ -23,7 +23,10 @@ def smart_resize(height: int, width: int, rules: ImageRules) -> tuple[int, int]:
         ImageError: one side is more than 200 times the other.
     """
     if max(height, width) > LARGEST_ASPECT * min(height, width):
-        raise ImageError(f"an image of {width} x {height} pixels is too long: the aspect limit is {LARGEST_ASPECT}")
+        raise ImageError(
+            f"an image of {width} x {height} pixels is too long: one side may be {LARGEST_ASPECT} times the other; "
+            "cut it into several, or pad it"
+        )
     factor = rules.patch_size * rules.merge_size
     new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
     if new_height * new_width > rules.max_pixels:
