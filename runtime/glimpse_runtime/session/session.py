@@ -19,6 +19,7 @@ from glimpse_runtime.pruning.options import Pruning
 from glimpse_runtime.pruning.report import PruneReport, report_unpruned
 from glimpse_runtime.session import fork
 from glimpse_runtime.session.answer import Answer
+from glimpse_runtime.session.choices import Choice, ChoiceTree, reader, tree_of
 from glimpse_runtime.session.request import (
     DEFAULT_MAX_NEW_TOKENS,
     Images,
@@ -65,6 +66,7 @@ class Session:
         timeout: float | None = None,
         system: str | None = None,
         encoding: str | None = None,
+        choices: Sequence[str] | type[bool] | None = None,
     ) -> Answer:
         """Asks a question about zero or more images.
 
@@ -83,12 +85,14 @@ class Session:
             timeout: seconds from this call until the answer ends with what it has, reason ``deadline``.
             system: system message; None is the model's own.
             encoding: channel order of image arrays, such as ``bgr8``; None is ``rgb8``.
+            choices: texts of which the answer is one, or ``bool`` for yes or no: ``Answer.value`` is the chosen one,
+                ``Answer.probabilities`` has all. Name them in the question too. ``max_new_tokens`` has no meaning then.
 
         Raises:
             InputError: an image, the question or an option cannot be used.
             SessionError: the session is closed or busy.
         """
-        request = make_request(pruning, sampling, max_new_tokens, timeout)
+        request = make_request(pruning, sampling, max_new_tokens, timeout, choices=choices)
         self._turns.begin(request.interrupt)
 
         def prepare() -> tuple[Prompt, SceneState, list[Image.Image]]:
@@ -235,14 +239,20 @@ class Session:
         try:
             with request.stats.stage("preprocess"):
                 prompt, scene, pictures = request.interrupt.run(prepare)
-                pipeline.check(prompt, request.pruning)
+                tree = tree_of(request.choices, self._tokenizer, self.bundle.manifest.tokens.eos)
+                pipeline.check(prompt, request.pruning, tree.longest if tree else 1)
         except Interrupted:
             report = report_unpruned((), "the request ended before its images were read")
             return self._finished(None, report, (), None, request)
-        return self._answer(prompt, scene, pictures, request)
+        return self._answer(prompt, scene, pictures, request, tree)
 
     def _answer(
-        self, prompt: Prompt, scene: SceneState, pictures: Sequence[Image.Image] | None, request: Request
+        self,
+        prompt: Prompt,
+        scene: SceneState,
+        pictures: Sequence[Image.Image] | None,
+        request: Request,
+        tree: ChoiceTree | None,
     ) -> Answer:
         """Prefills, chooses the first token, and leaves the rest to the answer's iterator.
 
@@ -251,12 +261,14 @@ class Session:
             scene: its images.
             pictures: their pixels; None for an encoded scene, which keeps the prompt's start whatever it takes.
             request: the options.
+            tree: what the answer is one of; None is any text.
         """
         pipeline, stats, interrupt = self._open_pipeline(), request.stats, request.interrupt
         self._turns.finish_left(interrupt)
         sampler = Sampler(request.sampling, prompt.ids, self.bundle.manifest.generation.repetition_penalty)
         report = report_unpruned(prompt.grids, "the request ended before pruning")
         first: int | None = None
+        choice: Choice | None = None
         with self._turns.take(interrupt):
             try:
                 key = content_key(pictures) if pictures and self._scenes.limit_bytes else None
@@ -270,11 +282,16 @@ class Session:
                 if key:
                     self._scenes.put(key, scene)
                 logits, report = pipeline.prefill(entry, scene.visual, prefix, request.pruning, stats, interrupt)
-                first = sampler.choose(logits)
+                if tree is None:
+                    first = sampler.choose(logits)
+                else:
+                    choice = tree.choose(logits, reader(pipeline, stats, interrupt))
             except Interrupted:
                 pass  # the answer says so by its reason
         stats.prompt_tokens = len(prompt.ids)
-        answer = self._finished(first, report, scene.sizes, scene.stamp, request, sampler)
+        if choice is not None:
+            stats.new_tokens = len(choice.tokens)
+        answer = self._finished(first, report, scene.sizes, scene.stamp, request, sampler, choice)
         self._turns.leave(answer)
         return answer
 
@@ -286,14 +303,15 @@ class Session:
         stamp: float | None,
         request: Request,
         sampler: Sampler | None = None,
+        choice: Choice | None = None,
     ) -> Answer:
-        """Returns the answer that a first token begins; None is one that ended before it."""
+        """Returns the answer that a first token or a choice begins; without either it ended before it."""
         stats = request.stats
         stats.ttft_ms = (time.perf_counter() - request.start_s) * 1e3
         stats.visual_tokens, stats.kept_tokens = report.total, report.kept
         stop = frozenset(self.bundle.manifest.tokens.eos if request.eos is None else request.eos)
         return Answer(
-            self._generate(first, sampler, stop, request),
+            iter((*choice.tokens, min(stop))) if choice else self._generate(first, sampler, stop, request),
             stop,
             self._tokenizer,
             dataclasses.replace(report, image_sizes=sizes, seen=tuple(map(self._family.seen, sizes))),
@@ -301,6 +319,7 @@ class Session:
             request.interrupt,
             request.sampling.stop,
             stamp,
+            choice,
         )
 
     def _generate(
