@@ -52,7 +52,7 @@ def measure(bundle: Path, visual_tokens: int, runs: int) -> dict[str, object]:
     """Returns the medians by share, and each to that of the whole image."""
     with load(bundle, scene_cache_bytes=0) as vlm:
         pipeline = vlm._open_pipeline()
-        patches = vlm._family.patches(Image.fromarray(image_of(visual_tokens)))
+        patches = vlm._reading.family.patches(Image.fromarray(image_of(visual_tokens)))
         rows, columns = patches.grid.merged
         parts = {"1": None} | {
             f"{make.__name__} {share:g}": make(share, rows, columns)

@@ -32,6 +32,8 @@ from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.packaged import packaged_bundle
 from glimpse_runtime.files.hashing import sha256_of
 from glimpse_runtime.interrupt import Interrupt
+from glimpse_runtime.session.encoding import encode_into
+from glimpse_runtime.session.request import make_request
 from glimpse_runtime.stats import Stats
 
 QUESTION = "What colour is the circle in the picture?"
@@ -53,10 +55,11 @@ class Runs:
     def __init__(self, vlm: Session, visual_tokens: int) -> None:
         """Encodes the image."""
         self._pipeline = vlm._open_pipeline()
-        scene, pictures = vlm._read(image_of(visual_tokens), None)
-        self.prompt = vlm._build_prompt(QUESTION, scene.grids, None, ())
-        self.vision = Stats()
-        vlm._encode_into(scene, pictures, self.vision, Interrupt())
+        scene, pictures = vlm._reading.scene(image_of(visual_tokens), None)
+        self.prompt = vlm._reading.prompt(QUESTION, scene.grids)
+        request = make_request(None, None, 1, None)
+        encode_into(scene, pictures, self._pipeline, vlm._reading.family, request)
+        self.vision = request.stats
         self._visual = scene.visual
         self.total = sum(grid.visual_tokens for grid in scene.grids)
 

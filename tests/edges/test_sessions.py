@@ -12,6 +12,7 @@ import pytest
 
 from glimpse_runtime import Sampling, SessionError, load
 from glimpse_runtime.arrays import FloatArray
+from glimpse_runtime.session.reading import Reading
 from glimpse_runtime.session.session import Session
 
 QUESTION = "Is there a star?"
@@ -42,7 +43,7 @@ def test_cancel_ends_what_is_computed_though_another_request_began_meanwhile(
     reader.start()
     assert in_step.wait(10)
     monkeypatch.setattr(pipeline, "decode", original)
-    read = vlm._read
+    read = vlm._reading.scene
 
     def read_then_wait(*arguments: object) -> object:
         found = read(*arguments)  # type: ignore[arg-type]
@@ -50,7 +51,7 @@ def test_cancel_ends_what_is_computed_though_another_request_began_meanwhile(
         reader.join(10)
         return found
 
-    monkeypatch.setattr(vlm, "_read", read_then_wait)
+    monkeypatch.setattr(Reading, "scene", lambda _, *arguments: read_then_wait(*arguments))
     encode = pipeline.encode
 
     def encode_and_cancel(*arguments: object) -> object:

@@ -83,6 +83,11 @@ def _pruners() -> str:
 @click.option(
     "--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be given more than once."
 )
+@click.option(
+    "--choices",
+    metavar="A,B,...",
+    help="Answer with one of these; --json and --stats show the probability of each. Name them in the question too.",
+)
 @click.option("--max-pixels", type=_COUNT, help="Shrink images to at most this many pixels.")
 @click.option("--system", metavar="TEXT", help="System message instead of the model's own.")
 @click.option(
@@ -122,6 +127,12 @@ def run(words: tuple[str, ...], **options: Any) -> None:
         for name in ("threshold", "max_keep_ratio", "pruner", "pre", "pre_keep", "zoom"):
             if options[name] not in (None, False):
                 raise click.UsageError(f"--no-prune keeps everything, so --{name.replace('_', '-')} has no meaning")
+    if options["choices"] is not None:
+        options["choices"] = [choice.strip() for choice in options["choices"].split(",")]
+        context = click.get_current_context()
+        for name in ("temperature", "top_p", "top_k", "seed", "stop", "max_new_tokens"):
+            if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+                raise click.UsageError(f"--choices weighs its choices, so --{name.replace('_', '-')} has no meaning")
     answer_question(images, question, options)
 
 
@@ -168,12 +179,16 @@ def answer_question(images: list[str], question: str, options: dict[str, Any]) -
         pre_keep=options["pre_keep"],
         zoom=0.25 if options["zoom"] else None,
     )
-    sampling = Sampling(
-        temperature=options["temperature"],
-        top_p=options["top_p"],
-        top_k=options["top_k"],
-        seed=options["seed"],
-        stop=options["stop"],
+    sampling = (
+        None
+        if options["choices"]
+        else Sampling(
+            temperature=options["temperature"],
+            top_p=options["top_p"],
+            top_k=options["top_k"],
+            seed=options["seed"],
+            stop=options["stop"],
+        )
     )
     if options["bundle"] is None:
         terminal.note("using the packaged pocket model, a tiny one for trying things out; --bundle names another")
@@ -196,6 +211,7 @@ def answer_question(images: list[str], question: str, options: dict[str, Any]) -
             max_new_tokens=options["max_new_tokens"],
             timeout=options["timeout"] if frames is not None else 0.0,
             system=options["system"],
+            choices=options["choices"],
         )
         if not options["as_json"]:
             for piece in answer:
@@ -218,6 +234,7 @@ def as_dict(vlm: "Session", answer: "Answer") -> dict[str, Any]:
     return {
         "answer": text,
         "finish_reason": answer.finish_reason,
+        **({} if answer.probabilities is None else {"probabilities": answer.probabilities}),
         "model": vlm.bundle.manifest.model.name,
         "pruning": {
             "method": report.method,
@@ -273,6 +290,7 @@ def as_table(answer: "Answer", memory: Mapping[str, int]) -> str:
     if report.pre is not None:
         rows.append(("first stage", f"{report.pre_kept:9d} of {report.total} entered layer 0, method {report.pre}"))
     rows.append(("visual kept", kept + (f": {report.reason}" if report.reason else "")))
+    rows += [(str(choice)[:14], f"{share:9.1%}") for choice, share in (answer.probabilities or {}).items()]
     if stats.peak_bytes is not None:
         rows.append(("peak memory", f"{stats.peak_bytes / 1e6:9.1f} MB"))
     rows += [(name.removesuffix("_bytes"), f"{size / 1e6:9.1f} MB") for name, size in memory.items() if size]

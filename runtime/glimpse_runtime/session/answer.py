@@ -3,12 +3,14 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import Any
 
 from glimpse_runtime.errors import SessionError
 from glimpse_runtime.inputs.tokenizer import Tokenizer
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.pruning.report import PruneReport
+from glimpse_runtime.session.choices import Choice
 from glimpse_runtime.session.fork import OfOneProcess
 from glimpse_runtime.stats import Stats
 
@@ -23,6 +25,9 @@ class Answer(OfOneProcess):
         stats: stage times; complete when the answer is.
         stamp: acquisition time of the newest frame, in seconds of ``time.monotonic()``; None if it had none.
         token_ids: the tokens so far, the one that ended the answer included.
+        value: the chosen one of ``choices``: a text as it was given, or a bool; None without them, or when the request
+            ended before they were weighed.
+        probabilities: of every value that could be chosen, adding up to one; None where ``value`` is.
         finish_reason: None while the answer goes on, then ``stop`` (the model or a stop text ended it),
             ``length``, ``deadline`` or ``cancelled``.
     """
@@ -37,8 +42,11 @@ class Answer(OfOneProcess):
         interrupt: Interrupt,
         stop_texts: Sequence[str],
         stamp: float | None,
+        choice: Choice | None = None,
     ) -> None:
         """Wraps a token stream; made by ``Session.ask``."""
+        self.value: Any = choice.value if choice else None
+        self.probabilities: Mapping[Any, float] | None = choice.probabilities if choice else None
         self.pruning = pruning
         self.stats = stats
         self.stamp = stamp

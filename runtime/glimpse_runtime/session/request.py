@@ -1,9 +1,10 @@
 """What one question asks for, checked once: images, options, and the clock that runs from the call on."""
 
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from glimpse_runtime.errors import ImageError, InputError
 from glimpse_runtime.inputs.images import ImageSource
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.pruning.options import Pruning
+from glimpse_runtime.session.choices import checked_choices
 from glimpse_runtime.session.frames import Frame
 from glimpse_runtime.session.sampling import Sampling
 from glimpse_runtime.stats import Stats
@@ -30,6 +32,7 @@ class Request:
     max_new_tokens: int
     interrupt: Interrupt
     eos: Sequence[int] | None = None
+    choices: Mapping[str, Any] | None = None
     stats: Stats = field(default_factory=Stats)
     start_s: float = field(default_factory=time.perf_counter)
 
@@ -40,6 +43,7 @@ def make_request(
     max_new_tokens: int,
     timeout: float | None,
     eos: Sequence[int] | None = None,
+    choices: Any = None,
 ) -> Request:
     """Fills what was left open and checks the rest.
 
@@ -50,8 +54,15 @@ def make_request(
         if value is not None and not isinstance(value, kind):
             raise InputError(f"{name} must be a {kind.__name__}, found {shown(value)}")
     most = whole("max_new_tokens", max_new_tokens, 1)
+    if choices is not None and sampling is not None:
+        raise InputError("choices are weighed, not drawn, so sampling has no meaning beside them; leave one away")
     return Request(
-        pruning or Pruning(), sampling or Sampling(), most, Interrupt(seconds("timeout", timeout)), _ids(eos)
+        pruning or Pruning(),
+        sampling or Sampling(),
+        most,
+        Interrupt(seconds("timeout", timeout)),
+        _ids(eos),
+        checked_choices(choices),
     )
 
 

@@ -47,6 +47,7 @@ class Scene(OfOneProcess):
         timeout: float | None = None,
         system: str | None = None,
         turns: Sequence[tuple[str, str]] = (),
+        choices: Sequence[str] | type[bool] | None = None,
     ) -> Answer:
         """Asks about the scene's images; errors and answer are those of ``Session.ask``.
 
@@ -59,8 +60,10 @@ class Scene(OfOneProcess):
             timeout: seconds until the answer ends with what it has.
             system: system message; a change of it runs the images through the lower layers again.
             turns: earlier (question, answer) texts of a conversation.
+            choices: texts of which the answer is one, or ``bool``; see ``Session.ask``.
         """
-        request = make_request(self._pruning if pruning is None else pruning, sampling, max_new_tokens, timeout)
+        given = self._pruning if pruning is None else pruning
+        request = make_request(given, sampling, max_new_tokens, timeout, choices=choices)
         return self._ask(self._open(), question, request, system, turns)
 
     def chat(self, system: str | None = None) -> "Chat":
@@ -109,6 +112,7 @@ class Chat:
         sampling: Sampling | None = None,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
         timeout: float | None = None,
+        choices: Sequence[str] | type[bool] | None = None,
     ) -> Answer:
         """Asks the next question; see ``Scene.ask``."""
         answer = self._scene.ask(
@@ -119,6 +123,7 @@ class Chat:
             timeout=timeout,
             system=self._system,
             turns=self.turns,
+            choices=choices,
         )
         self._turns.append((question, answer))
         return answer

@@ -9,34 +9,30 @@ from PIL import Image
 from glimpse_runtime.arrays import IntArray
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.memory import memory_of_files
-from glimpse_runtime.errors import InputError, PromptError, SessionError
+from glimpse_runtime.errors import InputError, SessionError
 from glimpse_runtime.inputs.cells import Cells, checked_cells
-from glimpse_runtime.inputs.grid import Grid, Patches
-from glimpse_runtime.inputs.images import read_image
-from glimpse_runtime.inputs.prompt import Prompt, build_prompt, checked_ids, place
+from glimpse_runtime.inputs.prompt import Prompt
 from glimpse_runtime.inputs.tokenizer import Tokenizer
-from glimpse_runtime.interrupt import Interrupt, Interrupted
+from glimpse_runtime.interrupt import Interrupted
 from glimpse_runtime.pruning.options import Pruning
 from glimpse_runtime.pruning.report import PruneReport, report_unpruned
 from glimpse_runtime.session import fork
 from glimpse_runtime.session.answer import Answer
+from glimpse_runtime.session.choices import Choice, ChoiceTree, reader
+from glimpse_runtime.session.encoding import encode_into, keep_prefix
+from glimpse_runtime.session.reading import Reading
 from glimpse_runtime.session.request import (
     DEFAULT_MAX_NEW_TOKENS,
     Images,
     Request,
-    frames_of,
     make_request,
-    newest_stamp,
 )
 from glimpse_runtime.session.sampling import Sampler, Sampling
 from glimpse_runtime.session.scene import Scene
 from glimpse_runtime.session.scene_cache import SceneCache, SceneState, content_key
 from glimpse_runtime.session.turns import CLOSED, Turns
 from glimpse_runtime.session.zoom import look
-from glimpse_runtime.stats import Stats
-from glimpse_runtime.steps.entering import Entry
 from glimpse_runtime.steps.pipeline import Pipeline
-from glimpse_runtime.steps.prefix import Prefix
 
 
 class Session(fork.OfOneProcess):
@@ -48,12 +44,13 @@ class Session(fork.OfOneProcess):
         """Wraps a pipeline; use ``load``."""
         self.bundle = bundle
         self._pipeline: Pipeline | None = pipeline
-        self._tokenizer = Tokenizer(bundle.path("tokenizer.json")) if bundle.manifest.prompt else None
         self._turns = Turns(self._free)
         self._scenes = SceneCache(scene_cache_bytes)
         self._forked = False
         fork.watch(self)
-        self._family = pipeline.family if max_pixels is None else pipeline.family.limited(max_pixels)
+        tokenizer = Tokenizer(bundle.path("tokenizer.json")) if bundle.manifest.prompt else None
+        family = pipeline.family if max_pixels is None else pipeline.family.limited(max_pixels)
+        self._reading = Reading(bundle.manifest, tokenizer, family)
 
     def ask(
         self,
@@ -66,6 +63,7 @@ class Session(fork.OfOneProcess):
         timeout: float | None = None,
         system: str | None = None,
         encoding: str | None = None,
+        choices: Sequence[str] | type[bool] | None = None,
     ) -> Answer:
         """Asks a question about zero or more images.
 
@@ -84,17 +82,19 @@ class Session(fork.OfOneProcess):
             timeout: seconds from this call until the answer ends with what it has, reason ``deadline``.
             system: system message; None is the model's own.
             encoding: channel order of image arrays, such as ``bgr8``; None is ``rgb8``.
+            choices: texts of which the answer is one, or ``bool`` for yes or no: ``Answer.value`` is the chosen one,
+                ``Answer.probabilities`` has all. Name them in the question too. ``max_new_tokens`` has no meaning then.
 
         Raises:
             InputError: an image, the question or an option cannot be used.
             SessionError: the session is closed or busy.
         """
-        request = make_request(pruning, sampling, max_new_tokens, timeout)
+        request = make_request(pruning, sampling, max_new_tokens, timeout, choices=choices)
         self._turns.begin(request.interrupt)
 
         def prepare() -> tuple[Prompt, SceneState, list[Image.Image]]:
-            scene, pictures = self._read(images, encoding)
-            return self._build_prompt(question, scene.grids, system, ()), scene, pictures
+            scene, pictures = self._reading.scene(images, encoding)
+            return self._reading.prompt(question, scene.grids, system), scene, pictures
 
         return self._prepared(request, prepare)
 
@@ -124,14 +124,12 @@ class Session(fork.OfOneProcess):
             InputError: an image, the prompt or an option cannot be used.
             SessionError: the session is closed or busy.
         """
-        request, manifest = make_request(pruning, sampling, max_new_tokens, timeout, eos), self.bundle.manifest
+        request = make_request(pruning, sampling, max_new_tokens, timeout, eos)
         self._turns.begin(request.interrupt)
-        image_token = manifest.tokens.image
 
         def prepare() -> tuple[Prompt, SceneState, list[Image.Image]]:
-            checked = checked_ids(ids, manifest.text.vocab_size, image_token)
-            scene, pictures = self._read(images, None)
-            return place(checked, scene.grids, image_token, self._family), scene, pictures
+            scene, pictures = self._reading.scene(images, None)
+            return self._reading.prompt_of(ids, scene.grids), scene, pictures
 
         return self._prepared(request, prepare)
 
@@ -166,21 +164,21 @@ class Session(fork.OfOneProcess):
         self._turns.begin(interrupt)
         pipeline = self._open_pipeline()
         try:
-            scene, pictures = interrupt.run(lambda: self._read(images, encoding))
+            scene, pictures = interrupt.run(lambda: self._reading.scene(images, encoding))
         except Interrupted:
             raise SessionError(f"the scene was not finished: {interrupt.reason}") from None
         if not pictures:
             raise InputError("a scene needs at least one image; ask([], question) asks without")
-        chosen = checked_cells(cells, images, scene.grids, self._family)
-        prompt = self._build_prompt("?", scene.grids, None, ())
+        chosen = checked_cells(cells, images, scene.grids, self._reading.family)
+        prompt = self._reading.prompt("?", scene.grids)
         pipeline.check(prompt, request.pruning)
         self._turns.finish_left(interrupt)
         with self._turns.take(interrupt):
             try:
-                self._encode_into(scene, pictures, stats, interrupt, chosen)
+                encode_into(scene, pictures, pipeline, self._reading.family, request, chosen)
                 if not request.pruning.enters_by_question:
                     entry = pipeline.enter(prompt, scene.visual, request.pruning, stats, interrupt)
-                    self._prefix(scene, entry, request, always=True)
+                    keep_prefix(scene, entry, pipeline, request)
             except Interrupted:
                 raise SessionError(f"the scene was not finished: {interrupt.reason}") from None
         return Scene(self._ask_scene, scene, pruning)
@@ -229,7 +227,8 @@ class Session(fork.OfOneProcess):
         self, scene: SceneState, question: str, request: Request, system: str | None, turns: Sequence[tuple[str, str]]
     ) -> Answer:
         self._turns.begin(request.interrupt)
-        return self._prepared(request, lambda: (self._build_prompt(question, scene.grids, system, turns), scene, None))
+        read = self._reading.prompt
+        return self._prepared(request, lambda: (read(question, scene.grids, system, turns), scene, None))
 
     def _prepared(
         self,
@@ -246,14 +245,20 @@ class Session(fork.OfOneProcess):
         try:
             with request.stats.stage("preprocess"):
                 prompt, scene, pictures = request.interrupt.run(prepare)
-                pipeline.check(prompt, request.pruning)
+                tree = self._reading.choices(request)
+                pipeline.check(prompt, request.pruning, tree.longest if tree else 1)
         except Interrupted:
             report = report_unpruned((), "the request ended before its images were read")
             return self._finished(None, report, (), None, request)
-        return self._answer(prompt, scene, pictures, request)
+        return self._answer(prompt, scene, pictures, request, tree)
 
     def _answer(
-        self, prompt: Prompt, scene: SceneState, pictures: Sequence[Image.Image] | None, request: Request
+        self,
+        prompt: Prompt,
+        scene: SceneState,
+        pictures: Sequence[Image.Image] | None,
+        request: Request,
+        tree: ChoiceTree | None = None,
     ) -> Answer:
         """Prefills, chooses the first token, and leaves the rest to the answer's iterator.
 
@@ -262,33 +267,41 @@ class Session(fork.OfOneProcess):
             scene: its images.
             pictures: their pixels; None for an encoded scene, which keeps the prompt's start whatever it takes.
             request: the options.
+            tree: what the answer is one of; None is any text.
         """
         pipeline, stats, interrupt = self._open_pipeline(), request.stats, request.interrupt
         self._turns.finish_left(interrupt)
         sampler = Sampler(request.sampling, prompt.ids, self.bundle.manifest.generation.repetition_penalty)
         report = report_unpruned(prompt.grids, "the request ended before pruning")
         first: int | None = None
+        choice: Choice | None = None
         with self._turns.take(interrupt):
             try:
                 key = content_key(pictures) if pictures and self._scenes.limit_bytes else None
                 known = self._scenes.get(key) if key else None
-                zoom = look(pipeline, self._family, prompt, pictures if known is None else None, request)
+                zoom = look(pipeline, self._reading.family, prompt, pictures if known is None else None, request)
                 pruning = zoom.request.pruning
                 if known is not None:
                     scene.visual, scene.prefix = known.visual, known.prefix
                 elif pictures:
-                    self._encode_into(scene, pictures, stats, interrupt, zoom.cells)
+                    encode_into(scene, pictures, pipeline, self._reading.family, request, zoom.cells)
                 entry = pipeline.enter(prompt, scene.visual, pruning, stats, interrupt)
-                prefix = None if zoom.cells else self._prefix(scene, entry, zoom.request, always=pictures is None)
+                limit_bytes = None if pictures is None else self._scenes.limit_bytes
+                prefix = None if zoom.cells else keep_prefix(scene, entry, pipeline, zoom.request, limit_bytes)
                 if key and not zoom.cells:  # a part of an image says little to another question
                     self._scenes.put(key, scene)
                 logits, report = pipeline.prefill(entry, scene.visual, prefix, pruning, stats, interrupt)
                 report = zoom.told(report)
-                first = sampler.choose(logits)
+                if tree is None:
+                    first = sampler.choose(logits)
+                else:
+                    choice = tree.choose(logits, reader(pipeline, stats, interrupt))
             except Interrupted:
                 pass  # the answer says so by its reason
         stats.prompt_tokens = len(prompt.ids)
-        answer = self._finished(first, report, scene.sizes, scene.stamp, request, sampler)
+        if choice is not None:
+            stats.new_tokens = len(choice.tokens)
+        answer = self._finished(first, report, scene.sizes, scene.stamp, request, sampler, choice)
         self._turns.leave(answer)
         return answer
 
@@ -300,21 +313,23 @@ class Session(fork.OfOneProcess):
         stamp: float | None,
         request: Request,
         sampler: Sampler | None = None,
+        choice: Choice | None = None,
     ) -> Answer:
-        """Returns the answer that a first token begins; None is one that ended before it."""
+        """Returns the answer that a first token or a choice begins; without either it ended before it."""
         stats = request.stats
         stats.ttft_ms = (time.perf_counter() - request.start_s) * 1e3
         stats.visual_tokens, stats.kept_tokens = report.total, report.kept
         stop = frozenset(self.bundle.manifest.tokens.eos if request.eos is None else request.eos)
         return Answer(
-            self._generate(first, sampler, stop, request),
+            iter((*choice.tokens, min(stop))) if choice else self._generate(first, sampler, stop, request),
             stop,
-            self._tokenizer,
-            dataclasses.replace(report, image_sizes=sizes, seen=tuple(map(self._family.seen, sizes))),
+            self._reading.tokenizer,
+            dataclasses.replace(report, image_sizes=sizes, seen=tuple(map(self._reading.family.seen, sizes))),
             stats,
             request.interrupt,
             request.sampling.stop,
             stamp,
+            choice,
         )
 
     def _generate(
@@ -334,57 +349,6 @@ class Session(fork.OfOneProcess):
                     token = sampler.choose(pipeline.decode(token, request.stats, request.interrupt))
                 except Interrupted:
                     return
-
-    def _read(self, images: Images, encoding: str | None) -> tuple[SceneState, list[Image.Image]]:
-        """Reads images; returns a scene that knows only their sizes, and their pixels."""
-        frames = frames_of(images, encoding)
-        pictures = [read_image(frame.image, frame.encoding) for frame in frames]
-        grids = tuple(self._family.grid(picture) for picture in pictures)
-        return SceneState(grids, tuple(picture.size for picture in pictures), newest_stamp(frames)), pictures
-
-    def _encode_into(
-        self,
-        scene: SceneState,
-        pictures: Sequence[Image.Image],
-        stats: Stats,
-        interrupt: Interrupt,
-        cells: Sequence[IntArray | None] | None = None,
-    ) -> None:
-        pipeline = self._open_pipeline()
-
-        def patches(picture: Image.Image) -> Patches:
-            with stats.stage("preprocess"):
-                return interrupt.run(lambda: self._family.patches(picture))
-
-        # One after the other: patches take more memory than what is made of them.
-        scene.visual = [
-            pipeline.encode(patches(picture), stats, interrupt, chosen)
-            for picture, chosen in zip(pictures, cells or [None] * len(pictures), strict=True)
-        ]
-
-    def _prefix(self, scene: SceneState, entry: Entry, request: Request, always: bool) -> Prefix | None:
-        """Returns what is known of the entry's start; a start that other questions share is run and kept."""
-        if scene.prefix is not None and scene.prefix.starts(entry):
-            return scene.prefix
-        if not entry.has_start or request.pruning.enters_by_question:
-            return None
-        pipeline = self._open_pipeline()
-        needed_bytes = pipeline.prefix_bytes(len(entry.ids)) + sum(image.nbytes for image in scene.visual)
-        if not always and needed_bytes > self._scenes.limit_bytes:
-            return None
-        scene.prefix = pipeline.prefix(entry, scene.visual, request.stats, request.interrupt)
-        return scene.prefix
-
-    def _build_prompt(
-        self, question: str, grids: Sequence[Grid], system: str | None, turns: Sequence[tuple[str, str]]
-    ) -> Prompt:
-        manifest = self.bundle.manifest
-        if self._tokenizer is None or manifest.prompt is None:
-            raise PromptError("this bundle has no tokenizer; use ask_ids with token ids")
-        context = manifest.profiles["context"].max
-        return build_prompt(
-            self._tokenizer, manifest.prompt, manifest.tokens, self._family, question, grids, system, turns, context
-        )
 
     def _leave_to_parent(self) -> object:
         """See ``glimpse_runtime.session.fork``."""

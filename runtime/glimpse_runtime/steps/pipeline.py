@@ -139,8 +139,13 @@ class Pipeline:
         self._lower_cache.length = self._upper_cache.length = 0
         self.trace, self._warming = trace, False
 
-    def check(self, prompt: Prompt, pruning: Pruning) -> None:
+    def check(self, prompt: Prompt, pruning: Pruning, answer: int = 1) -> None:
         """Refuses a request that cannot be run, before any compute.
+
+        Args:
+            prompt: the tokenised prompt.
+            pruning: the pruning options.
+            answer: tokens that there must be room for.
 
         Raises:
             PromptError: the prompt or an image does not fit the bundle's profiles.
@@ -161,10 +166,10 @@ class Pipeline:
         visual = sum(grid.visual_tokens for grid in prompt.grids)
         text = len(prompt.ids) - visual
         entering = self._selector.check(prompt, pruning)
-        rows = text + entering + self._selector.glimpse_rows(prompt, pruning) + 1
+        rows = text + entering + self._selector.glimpse_rows(prompt, pruning) + answer
         if rows > self._capacity:
             raise PromptError(
-                f"the prompt and a first token need {rows} rows of context, the bundle has {self._capacity}; "
+                f"the prompt and the start of an answer need {rows} rows of context, the bundle has {self._capacity}; "
                 "shorten the text, use fewer pixels (max_pixels=, --max-pixels) or export with a larger --max-context"
             )
 
@@ -270,6 +275,12 @@ class Pipeline:
         self._next_position += 1
         self._emit("logits_step", logits[None])
         return logits
+
+    def rewind(self, tokens: int) -> None:
+        """Takes back so many tokens that were decoded last."""
+        for cache in (self._lower_cache, self._upper_cache):
+            cache.length -= tokens
+        self._next_position -= tokens
 
     def _require_finite(self, stage: str, *tensors: Tensor) -> None:
         """Checks a stage's outputs: always on the host; on a device, where looking costs time, while warming up."""

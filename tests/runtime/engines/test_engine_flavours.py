@@ -121,7 +121,7 @@ def test_rtx_builds_for_a_range_of_gpus(fake_tensorrt: pytest.MonkeyPatch) -> No
 
 
 def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "_DRIVER", "libcuda-that-is-not-there.so.1")
+    monkeypatch.setattr(gpu, "DRIVER", "libcuda-that-is-not-there.so.1")
     assert gpu.current_gpu.__wrapped__() is None
 
 
@@ -150,7 +150,7 @@ def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fa
     (tmp_path / "driver.c").write_text(DRIVER.replace("FAIL", str(fails)))
     library = tmp_path / f"libcuda{fails}.so"
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, tmp_path / "driver.c"], check=True)
-    monkeypatch.setattr(gpu, "_DRIVER", str(library))
+    monkeypatch.setattr(gpu, "DRIVER", str(library))
     assert gpu.current_gpu.__wrapped__() == (None if fails else ORIN)
 
 

@@ -322,7 +322,7 @@ def test_threads_are_limited_by_the_machine() -> None:
 
 def test_max_pixels_never_raises_the_limit(photo: np.ndarray) -> None:
     with load(max_pixels=10**9) as vlm:
-        assert vlm._family._record == open_family(vlm.bundle.manifest)._record  # type: ignore[attr-defined]
+        assert vlm._reading.family._record == open_family(vlm.bundle.manifest)._record  # type: ignore[attr-defined]
 
 
 def test_peak_memory_is_that_of_the_process(pocket: Session, photo: np.ndarray) -> None:
