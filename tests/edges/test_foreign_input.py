@@ -63,11 +63,12 @@ def test_patterns_match_as_the_library_has_it(pattern: str, ends: bool, count: i
     ],
 )
 def test_a_template_is_bounded(monkeypatch: pytest.MonkeyPatch, source: str, part: str) -> None:
-    monkeypatch.setattr(rendering, "_SECONDS", 1)
+    if "within" in part:
+        monkeypatch.setattr(rendering, "_SECONDS", 1)
     start_s, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UnsupportedError, match=part):
         rendering.Renderer(source, "chat_template.jinja", None)([{"role": "user", "content": []}])
-    assert time.monotonic() - start_s < 5
+    assert time.monotonic() - start_s < 15
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
 
 
