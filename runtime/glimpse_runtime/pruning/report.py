@@ -15,6 +15,21 @@ from glimpse_runtime.pruning.zoom import ZoomReport
 
 
 @dataclass(frozen=True)
+class StreamReport:
+    """How the scene of a stream's frame was made.
+
+    Attributes:
+        changed_share: share of its visual tokens that were computed for it, 0..1; 1 for a full pass.
+        reused: how many of them are those of earlier frames.
+        age: frames since the last full pass; 0 where this was one.
+    """
+
+    changed_share: float
+    reused: int
+    age: int
+
+
+@dataclass(frozen=True)
 class PruneReport:
     """What pruning did.
 
@@ -34,6 +49,7 @@ class PruneReport:
         pre_kept: visual tokens that the first stage kept; None without one.
         pre_masks: per image, (rows, columns) bool: what they were; empty without a first stage.
         zoom: what zooming did, whose method is called ``zoom``; None where nobody asked for it.
+        stream: how the scene was made of a stream's frame; None for other images.
         encoded_masks: per image, (rows, columns) bool: what the vision encoder encoded; empty where it was all.
     """
 
@@ -52,6 +68,7 @@ class PruneReport:
     pre_masks: tuple[BoolArray, ...] = ()
     encoded_masks: tuple[BoolArray, ...] = ()
     zoom: ZoomReport | None = None
+    stream: StreamReport | None = None
 
     @cached_property
     def boxes(self) -> tuple[tuple[Box, ...], ...]:

@@ -9,31 +9,25 @@ from PIL import Image
 from glimpse_runtime.arrays import IntArray
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.memory import memory_of_files
+from glimpse_runtime.checked import whole
 from glimpse_runtime.errors import InputError, PromptError, SessionError
 from glimpse_runtime.inputs.cells import Cells, checked_cells
-from glimpse_runtime.inputs.grid import Grid, Patches
-from glimpse_runtime.inputs.images import read_image
+from glimpse_runtime.inputs.grid import Grid
 from glimpse_runtime.inputs.prompt import Prompt, build_prompt, checked_ids, place
 from glimpse_runtime.inputs.tokenizer import Tokenizer
-from glimpse_runtime.interrupt import Interrupt, Interrupted
+from glimpse_runtime.interrupt import Interrupted
 from glimpse_runtime.pruning.options import Pruning
 from glimpse_runtime.pruning.report import PruneReport, report_unpruned
 from glimpse_runtime.session import fork
 from glimpse_runtime.session.answer import Answer
-from glimpse_runtime.session.request import (
-    DEFAULT_MAX_NEW_TOKENS,
-    Images,
-    Request,
-    frames_of,
-    make_request,
-    newest_stamp,
-)
+from glimpse_runtime.session.request import DEFAULT_MAX_NEW_TOKENS, Images, Request, make_request
 from glimpse_runtime.session.sampling import Sampler, Sampling
 from glimpse_runtime.session.scene import Scene
 from glimpse_runtime.session.scene_cache import SceneCache, SceneState, content_key
+from glimpse_runtime.session.seeing import Pictures, Plan, encode_into, read
+from glimpse_runtime.session.stream import DEFAULT_REFRESH, Stream
 from glimpse_runtime.session.turns import Turns
 from glimpse_runtime.session.zoom import look
-from glimpse_runtime.stats import Stats
 from glimpse_runtime.steps.entering import Entry
 from glimpse_runtime.steps.pipeline import Pipeline
 from glimpse_runtime.steps.prefix import Prefix
@@ -94,7 +88,7 @@ class Session:
         self._turns.begin(request.interrupt)
 
         def prepare() -> tuple[Prompt, SceneState, list[Image.Image]]:
-            scene, pictures = self._read(images, encoding)
+            scene, pictures = read(images, encoding, self._family)
             return self._build_prompt(question, scene.grids, system, ()), scene, pictures
 
         return self._prepared(request, prepare)
@@ -131,7 +125,7 @@ class Session:
 
         def prepare() -> tuple[Prompt, SceneState, list[Image.Image]]:
             checked = checked_ids(ids, manifest.text.vocab_size, image_token)
-            scene, pictures = self._read(images, None)
+            scene, pictures = read(images, None, self._family)
             return place(checked, scene.grids, image_token, self._family), scene, pictures
 
         return self._prepared(request, prepare)
@@ -163,28 +157,22 @@ class Session:
             SessionError: the session is closed or busy, or it was ended by its deadline or ``cancel``.
         """
         request = make_request(pruning or Pruning(enabled=False), None, 1, timeout)
-        stats, interrupt = request.stats, request.interrupt
-        self._turns.begin(interrupt)
+
+        def plan(scene: SceneState) -> Callable[[Pictures], None]:
+            chosen = checked_cells(cells, images, scene.grids, self._family)
+            return lambda pictures: encode_into(scene, pictures, pipeline, self._family, request, chosen)
+
         pipeline = self._open_pipeline()
-        try:
-            scene, pictures = interrupt.run(lambda: self._read(images, encoding))
-        except Interrupted:
-            raise SessionError(f"the scene was not finished: {interrupt.reason}") from None
-        if not pictures:
-            raise InputError("a scene needs at least one image; ask([], question) asks without")
-        chosen = checked_cells(cells, images, scene.grids, self._family)
-        prompt = self._build_prompt("?", scene.grids, None, ())
-        pipeline.check(prompt, request.pruning)
-        self._turns.finish_left(interrupt)
-        with self._turns.take(interrupt):
-            try:
-                self._encode_into(scene, pictures, stats, interrupt, chosen)
-                if not request.pruning.enters_by_question:
-                    entry = pipeline.enter(prompt, scene.visual, request.pruning, stats, interrupt)
-                    self._prefix(scene, entry, request, always=True)
-            except Interrupted:
-                raise SessionError(f"the scene was not finished: {interrupt.reason}") from None
-        return Scene(self._ask_scene, scene, pruning)
+        return Scene(self._ask_scene, self._see(images, encoding, request, plan), pruning)
+
+    def stream(self, refresh: int = DEFAULT_REFRESH, *, pruning: Pruning | None = None) -> Stream:
+        """Opens a stream of a camera's frames, of which only what changed is encoded; see ``Stream``."""
+        request = make_request(pruning or Pruning(enabled=False), None, 1, None)
+        refresh = whole("refresh", refresh, 1)
+        pipeline = self._open_pipeline()
+        with self._turns.take(request.interrupt):
+            pipeline.open_updates()
+        return Stream(self._see, self._ask_scene, pipeline, self._family, refresh, pruning)
 
     def cancel(self) -> None:
         """Ends the request that is running, from any thread; its answer keeps the text it has."""
@@ -274,7 +262,7 @@ class Session:
                 if known is not None:
                     scene.visual, scene.prefix = known.visual, known.prefix
                 elif pictures:
-                    self._encode_into(scene, pictures, stats, interrupt, zoom.cells)
+                    encode_into(scene, pictures, pipeline, self._family, request, zoom.cells)
                 entry = pipeline.enter(prompt, scene.visual, pruning, stats, interrupt)
                 prefix = None if zoom.cells else self._prefix(scene, entry, zoom.request, always=pictures is None)
                 if key and not zoom.cells:  # a part of an image says little to another question
@@ -332,32 +320,30 @@ class Session:
                 except Interrupted:
                     return
 
-    def _read(self, images: Images, encoding: str | None) -> tuple[SceneState, list[Image.Image]]:
-        """Reads images; returns a scene that knows only their sizes, and their pixels."""
-        frames = frames_of(images, encoding)
-        pictures = [read_image(frame.image, frame.encoding) for frame in frames]
-        grids = tuple(self._family.grid(picture) for picture in pictures)
-        return SceneState(grids, tuple(picture.size for picture in pictures), newest_stamp(frames)), pictures
-
-    def _encode_into(
-        self,
-        scene: SceneState,
-        pictures: Sequence[Image.Image],
-        stats: Stats,
-        interrupt: Interrupt,
-        cells: Sequence[IntArray | None] | None = None,
-    ) -> None:
+    def _see(self, images: Images, encoding: str | None, request: Request, plan: Plan) -> SceneState:
+        """Returns the state of a scene of images, which are encoded as ``plan`` says."""
+        stats, interrupt = request.stats, request.interrupt
+        self._turns.begin(interrupt)
         pipeline = self._open_pipeline()
-
-        def patches(picture: Image.Image) -> Patches:
-            with stats.stage("preprocess"):
-                return interrupt.run(lambda: self._family.patches(picture))
-
-        # One after the other: patches take more memory than what is made of them.
-        scene.visual = [
-            pipeline.encode(patches(picture), stats, interrupt, chosen)
-            for picture, chosen in zip(pictures, cells or [None] * len(pictures), strict=True)
-        ]
+        try:
+            scene, pictures = interrupt.run(lambda: read(images, encoding, self._family))
+        except Interrupted:
+            raise SessionError(f"the scene was not finished: {interrupt.reason}") from None
+        if not pictures:
+            raise InputError("a scene needs at least one image; ask([], question) asks without")
+        encode = plan(scene)
+        prompt = self._build_prompt("?", scene.grids, None, ())
+        pipeline.check(prompt, request.pruning)
+        self._turns.finish_left(interrupt)
+        with self._turns.take(interrupt):
+            try:
+                encode(pictures)
+                if not request.pruning.enters_by_question:
+                    entry = pipeline.enter(prompt, scene.visual, request.pruning, stats, interrupt)
+                    self._prefix(scene, entry, request, always=True)
+            except Interrupted:
+                raise SessionError(f"the scene was not finished: {interrupt.reason}") from None
+        return scene
 
     def _prefix(self, scene: SceneState, entry: Entry, request: Request, always: bool) -> Prefix | None:
         """Returns what is known of the entry's start; a start that other questions share is run and kept."""
