@@ -1,7 +1,7 @@
 """What pruning did, for the answer: never silent."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,11 +22,13 @@ class StreamReport:
         changed_share: share of its visual tokens that were computed for it, 0..1; 1 for a full pass.
         reused: how many of them are those of earlier frames.
         age: frames since the last full pass; 0 where this was one.
+        entered: (rows, columns) bool: what entered layer 0 by ``Pruning.follow``; None where all did.
     """
 
     changed_share: float
     reused: int
     age: int
+    entered: BoolArray | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from numbers import Integral, Real
 import numpy as np
 
 from glimpse_runtime.checked import real, shown, whole
-from glimpse_runtime.errors import ImageError, InputError
+from glimpse_runtime.errors import ImageError, InputError, PruningError
 from glimpse_runtime.inputs.images import ImageSource
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.pruning.options import Pruning
@@ -41,8 +41,17 @@ def make_request(
     max_new_tokens: int,
     timeout: float | None,
     eos: Sequence[int] | None = None,
+    of_stream: bool = False,
 ) -> Request:
     """Fills what was left open and checks the rest.
+
+    Args:
+        pruning: pruning options.
+        sampling: how tokens are chosen.
+        max_new_tokens: longest answer.
+        timeout: seconds from now.
+        eos: ids that end the answer.
+        of_stream: whether it is about a stream's frame, the only one that can be followed.
 
     Raises:
         InputError: a value is out of its range.
@@ -50,6 +59,11 @@ def make_request(
     for name, value, kind in (("pruning", pruning, Pruning), ("sampling", sampling, Sampling)):
         if value is not None and not isinstance(value, kind):
             raise InputError(f"{name} must be a {kind.__name__}, found {shown(value)}")
+    if pruning is not None and pruning.follow is not None and not of_stream:
+        raise PruningError(
+            "follow needs the frames of a stream; open one with session.stream() and ask the scenes of its update(), "
+            "or leave out follow"
+        )
     most = whole("max_new_tokens", max_new_tokens, 1)
     return Request(pruning or Pruning(), sampling or Sampling(), most, Interrupt(seconds(timeout)), _ids(eos))
 

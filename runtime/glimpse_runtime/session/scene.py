@@ -59,8 +59,10 @@ class Scene:
             system: system message; a change of it runs the images through the lower layers again.
             turns: earlier (question, answer) texts of a conversation.
         """
-        request = make_request(pruning or self._pruning, sampling, max_new_tokens, timeout)
-        return self._ask(self._open(), question, request, system, turns)
+        state = self._open()
+        of_stream = state.stream is not None
+        request = make_request(pruning or self._pruning, sampling, max_new_tokens, timeout, of_stream=of_stream)
+        return self._ask(state, question, request, system, turns)
 
     def chat(self, system: str | None = None) -> "Chat":
         """Starts a conversation about the scene."""

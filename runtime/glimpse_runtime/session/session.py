@@ -167,7 +167,7 @@ class Session:
 
     def stream(self, refresh: int = DEFAULT_REFRESH, *, pruning: Pruning | None = None) -> Stream:
         """Opens a stream of a camera's frames, of which only what changed is encoded; see ``Stream``."""
-        request = make_request(pruning or Pruning(enabled=False), None, 1, None)
+        request = make_request(pruning or Pruning(enabled=False), None, 1, None, of_stream=True)
         refresh = whole("refresh", refresh, 1)
         pipeline = self._open_pipeline()
         with self._turns.take(request.interrupt):
