@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from glimpse_runtime.session.sampling import Sampling
     from glimpse_runtime.session.scene import Chat, Scene
     from glimpse_runtime.session.session import Session
+    from glimpse_runtime.session.stream import Stream
     from glimpse_runtime.stats import Stats
 
 __getattr__ = lazy_names(
@@ -42,6 +43,7 @@ __getattr__ = lazy_names(
         "Scene": "glimpse_runtime.session.scene",
         "Session": "glimpse_runtime.session.session",
         "Stats": "glimpse_runtime.stats",
+        "Stream": "glimpse_runtime.session.stream",
         "load": "glimpse_runtime.session.loading",
     },
 )
@@ -68,6 +70,7 @@ __all__ = [
     "Session",
     "SessionError",
     "Stats",
+    "Stream",
     "__version__",
     "load",
 ]

@@ -84,7 +84,8 @@ class Backend(Protocol):
             name: the stage's name.
             stage: its graph, with inputs and outputs as the manifest lists them.
             state: memory from ``allocate`` by the name of a state tensor; it is bound to the input ``past.NAME``
-                and the output ``present.NAME``, so every run extends it in place.
+                and the output ``present.NAME``, so every run extends it in place. A ``past.NAME`` that is not there
+                is an input like others, given and taken by every run; on the host alone.
         """
         ...
 

@@ -162,8 +162,9 @@ class OrtEngine:
         self._ort = ort
         self._session = session
         self._state = dict(state)
-        self._inputs = [tensor for tensor in stage.inputs if not tensor.name.startswith("past.")]
-        self._outputs = [tensor for tensor in stage.outputs if not tensor.name.startswith("present.")]
+        past, present = {f"past.{name}" for name in state}, {f"present.{name}" for name in state}
+        self._inputs = [tensor for tensor in stage.inputs if tensor.name not in past]
+        self._outputs = [tensor for tensor in stage.outputs if tensor.name not in present]
 
     def run(
         self, inputs: Mapping[str, Tensor], interrupt: Interrupt, outputs: Mapping[str, Tensor] | None = None

@@ -74,6 +74,13 @@ class Family(Protocol):
         """
         ...
 
+    def windows(self, grid: Grid) -> IntArray:
+        """Returns the (visual tokens,) number of the attention window that each cell of a grid lies in.
+
+        A window is what must be encoded together; an encoder without windows has one.
+        """
+        ...
+
     def score_inputs(self, grid: Grid, cells: IntArray) -> dict[str, Array]:
         """Returns the scorer's inputs that only this family has.
 

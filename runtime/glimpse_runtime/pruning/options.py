@@ -11,6 +11,7 @@ from glimpse_runtime.checked import flag, real, shown, texts, whole
 from glimpse_runtime.errors import PruningError
 from glimpse_runtime.pruners import BEFORE, Pruner, find
 
+LONGEST_FOLLOW = 64
 _ZOOM = ("zoom", "zoom_margin", "zoom_threshold", "zoom_gate")
 
 
@@ -44,6 +45,9 @@ class Pruning:
         zoom_margin: visual tokens around those places that are encoded too.
         zoom_threshold: scores of the copy above it name a place, 0..1.
         zoom_gate: the image is encoded whole where the copy's best score is below it, 0..1; 0 never.
+        follow: on the scenes of a stream (``Session.stream``): only what the last answer to the same question kept, so
+            many cells around it, and what changed since enter layer 0; all does where there is no such answer since the
+            stream's last full pass.
     """
 
     enabled: bool = True
@@ -62,6 +66,7 @@ class Pruning:
     zoom_margin: int = 2
     zoom_threshold: float = 0.05
     zoom_gate: float = 0.3
+    follow: int | None = None
 
     def __post_init__(self) -> None:
         """Refuses values that can never be meant.
@@ -89,6 +94,8 @@ class Pruning:
             raise PruningError("pruning is switched off (enabled=False), so no other option of it can be given")
         method = find(self.method)
         self._check_zoom()
+        if self.follow is not None:
+            self._check_follow()
         self._check_masks()
         self._check_first_stage(method)
         if self.threshold is not None and not method.adaptive:
@@ -116,7 +123,7 @@ class Pruning:
     @property
     def enters_by_question(self) -> bool:
         """Whether another question about the same images may have other tokens before layer 0."""
-        return self.first is not None and "text" in self.first.needs
+        return self.follow is not None or (self.first is not None and "text" in self.first.needs)
 
     def without_zoom(self) -> "Pruning":
         """Returns the same options for an image that is encoded whole."""
@@ -137,6 +144,14 @@ class Pruning:
         if self.keep_masks is not None or self.pre is not None or self.method != "glimpse":
             raise PruningError(
                 "zoom lets the glimpse choose what is encoded; leave out method, pre and keep_masks, or zoom"
+            )
+
+    def _check_follow(self) -> None:
+        self._set("follow", whole("follow", self.follow, 0, LONGEST_FOLLOW, error=PruningError))
+        if self.first is not None or self.keep_masks is not None or self.zoom is not None:
+            raise PruningError(
+                "follow takes what a method at the split kept; leave out pre, zoom, keep_masks and methods that "
+                "act before layer 0, or follow"
             )
 
     def _set(self, name: str, value: object) -> None:

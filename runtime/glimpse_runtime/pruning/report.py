@@ -1,7 +1,7 @@
 """What pruning did, for the answer: never silent."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +12,23 @@ from glimpse_runtime.pruning.boxes import Box, kept_boxes
 from glimpse_runtime.pruning.options import Pruning
 from glimpse_runtime.pruning.rule import Rule, per_image, probability
 from glimpse_runtime.pruning.zoom import ZoomReport
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """How the scene of a stream's frame was made.
+
+    Attributes:
+        changed_share: share of its visual tokens that were computed for it, 0..1; 1 for a full pass.
+        reused: how many of them are those of earlier frames.
+        age: frames since the last full pass; 0 where this was one.
+        entered: (rows, columns) bool: what entered layer 0 by ``Pruning.follow``; None where all did.
+    """
+
+    changed_share: float
+    reused: int
+    age: int
+    entered: BoolArray | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,7 @@ class PruneReport:
         pre_kept: visual tokens that the first stage kept; None without one.
         pre_masks: per image, (rows, columns) bool: what they were; empty without a first stage.
         zoom: what zooming did, whose method is called ``zoom``; None where nobody asked for it.
+        stream: how the scene was made of a stream's frame; None for other images.
         encoded_masks: per image, (rows, columns) bool: what the vision encoder encoded; empty where it was all.
     """
 
@@ -52,6 +70,7 @@ class PruneReport:
     pre_masks: tuple[BoolArray, ...] = ()
     encoded_masks: tuple[BoolArray, ...] = ()
     zoom: ZoomReport | None = None
+    stream: StreamReport | None = None
 
     @cached_property
     def boxes(self) -> tuple[tuple[Box, ...], ...]:

@@ -1,22 +1,38 @@
 """What is kept of a scene's images: the vision encoder's output, and the prompt's start in the lower layers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from PIL import Image
 
 from glimpse_runtime.arrays import IntArray
 from glimpse_runtime.inputs.family import Family
 from glimpse_runtime.inputs.grid import Patches
+from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.session.request import Request
 from glimpse_runtime.session.scene_cache import SceneState
+from glimpse_runtime.stats import Stats
 from glimpse_runtime.steps.entering import Entry
 from glimpse_runtime.steps.pipeline import Pipeline
 from glimpse_runtime.steps.prefix import Prefix
 
+Pictures = Sequence[Image.Image]
+Plan = Callable[[SceneState], Callable[[Pictures], None]]
+"""Checks what is asked of a scene's images, before anything is computed; what it returns encodes them into it."""
+
+
+def patches_of(picture: Image.Image, family: Family, stats: Stats, interrupt: Interrupt) -> Patches:
+    """Preprocesses one image within a deadline.
+
+    Raises:
+        Interrupted: the request has ended.
+    """
+    with stats.stage("preprocess"):
+        return interrupt.run(lambda: family.patches(picture))
+
 
 def encode_into(
     scene: SceneState,
-    pictures: Sequence[Image.Image],
+    pictures: Pictures,
     pipeline: Pipeline,
     family: Family,
     request: Request,
@@ -36,14 +52,9 @@ def encode_into(
         Interrupted: the request has ended.
     """
     stats, interrupt = request.stats, request.interrupt
-
-    def patches(picture: Image.Image) -> Patches:
-        with stats.stage("preprocess"):
-            return interrupt.run(lambda: family.patches(picture))
-
     # One after the other: patches take more memory than what is made of them.
     scene.visual = [
-        pipeline.encode(patches(picture), stats, interrupt, chosen)
+        pipeline.encode(patches_of(picture, family, stats, interrupt), stats, interrupt, chosen)
         for picture, chosen in zip(pictures, cells or [None] * len(pictures), strict=True)
     ]
 

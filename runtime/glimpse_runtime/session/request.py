@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from glimpse_runtime.checked import seconds, shown, whole
-from glimpse_runtime.errors import ImageError, InputError
+from glimpse_runtime.errors import ImageError, InputError, PruningError
 from glimpse_runtime.inputs.images import ImageSource
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.pruning.options import Pruning
@@ -44,8 +44,18 @@ def make_request(
     timeout: float | None,
     eos: Sequence[int] | None = None,
     choices: Any = None,
+    of_stream: bool = False,
 ) -> Request:
     """Fills what was left open and checks the rest.
+
+    Args:
+        pruning: pruning options.
+        sampling: how tokens are chosen.
+        max_new_tokens: longest answer.
+        timeout: seconds from now.
+        eos: ids that end the answer.
+        choices: what the answer is one of; see ``checked_choices``.
+        of_stream: whether it is about a stream's frame, the only one that can be followed.
 
     Raises:
         InputError: a value is out of its range.
@@ -53,6 +63,11 @@ def make_request(
     for name, value, kind in (("pruning", pruning, Pruning), ("sampling", sampling, Sampling)):
         if value is not None and not isinstance(value, kind):
             raise InputError(f"{name} must be a {kind.__name__}, found {shown(value)}")
+    if pruning is not None and pruning.follow is not None and not of_stream:
+        raise PruningError(
+            "follow needs the frames of a stream; open one with session.stream() and ask the scenes of its update(), "
+            "or leave out follow"
+        )
     most = whole("max_new_tokens", max_new_tokens, 1)
     if choices is not None and sampling is not None:
         raise InputError("choices are weighed, not drawn, so sampling has no meaning beside them; leave one away")

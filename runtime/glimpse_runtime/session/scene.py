@@ -62,9 +62,11 @@ class Scene(OfOneProcess):
             turns: earlier (question, answer) texts of a conversation.
             choices: texts of which the answer is one, or ``bool``; see ``Session.ask``.
         """
+        state = self._open()
         given = self._pruning if pruning is None else pruning
-        request = make_request(given, sampling, max_new_tokens, timeout, choices=choices)
-        return self._ask(self._open(), question, request, system, turns)
+        of_stream = state.stream is not None
+        request = make_request(given, sampling, max_new_tokens, timeout, choices=choices, of_stream=of_stream)
+        return self._ask(state, question, request, system, turns)
 
     def chat(self, system: str | None = None) -> "Chat":
         """Starts a conversation about the scene."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from glimpse_runtime.inputs.grid import Grid
+from glimpse_runtime.pruning.report import StreamReport
 from glimpse_runtime.steps.prefix import Prefix
 from glimpse_runtime.steps.vision import VisualTokens
 
@@ -22,6 +23,7 @@ class SceneState:
         stamp: acquisition time of the newest, None where none had one.
         visual: the encoded images; empty until they are.
         prefix: the prompt's start after the lower layers; None until it is run.
+        stream: how it was made of a stream's frame; None for other images.
     """
 
     grids: tuple[Grid, ...]
@@ -29,6 +31,7 @@ class SceneState:
     stamp: float | None = None
     visual: Sequence[VisualTokens] = ()
     prefix: Prefix | None = None
+    stream: StreamReport | None = None
 
     @property
     def nbytes(self) -> int:

@@ -9,6 +9,7 @@ from PIL import Image
 from glimpse_runtime.arrays import IntArray
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.memory import memory_of_files
+from glimpse_runtime.checked import whole
 from glimpse_runtime.errors import InputError, SessionError
 from glimpse_runtime.inputs.cells import Cells, checked_cells
 from glimpse_runtime.inputs.prompt import Prompt
@@ -19,17 +20,13 @@ from glimpse_runtime.pruning.report import PruneReport, report_unpruned
 from glimpse_runtime.session import fork
 from glimpse_runtime.session.answer import Answer
 from glimpse_runtime.session.choices import Choice, ChoiceTree, reader
-from glimpse_runtime.session.encoding import encode_into, keep_prefix
+from glimpse_runtime.session.encoding import Pictures, Plan, encode_into, keep_prefix
 from glimpse_runtime.session.reading import Reading
-from glimpse_runtime.session.request import (
-    DEFAULT_MAX_NEW_TOKENS,
-    Images,
-    Request,
-    make_request,
-)
+from glimpse_runtime.session.request import DEFAULT_MAX_NEW_TOKENS, Images, Request, make_request
 from glimpse_runtime.session.sampling import Sampler, Sampling
 from glimpse_runtime.session.scene import Scene
 from glimpse_runtime.session.scene_cache import SceneCache, SceneState, content_key
+from glimpse_runtime.session.stream import DEFAULT_REFRESH, Stream
 from glimpse_runtime.session.turns import CLOSED, Turns
 from glimpse_runtime.session.zoom import look
 from glimpse_runtime.steps.pipeline import Pipeline
@@ -160,28 +157,23 @@ class Session(fork.OfOneProcess):
             SessionError: the session is closed or busy, or it was ended by its deadline or ``cancel``.
         """
         request = make_request(Pruning(enabled=False) if pruning is None else pruning, None, 1, timeout)
-        stats, interrupt = request.stats, request.interrupt
-        self._turns.begin(interrupt)
+        pipeline, family = self._open_pipeline(), self._reading.family
+
+        def plan(scene: SceneState) -> Callable[[Pictures], None]:
+            chosen = checked_cells(cells, images, scene.grids, family)
+            return lambda pictures: encode_into(scene, pictures, pipeline, family, request, chosen)
+
+        return Scene(self._ask_scene, self._see(images, encoding, request, plan), pruning)
+
+    def stream(self, refresh: int = DEFAULT_REFRESH, *, pruning: Pruning | None = None) -> Stream:
+        """Opens a stream of a camera's frames, of which only what changed is encoded; see ``Stream``."""
+        given = Pruning(enabled=False) if pruning is None else pruning
+        request = make_request(given, None, 1, None, of_stream=True)
+        refresh = whole("refresh", refresh, 1)
         pipeline = self._open_pipeline()
-        try:
-            scene, pictures = interrupt.run(lambda: self._reading.scene(images, encoding))
-        except Interrupted:
-            raise SessionError(f"the scene was not finished: {interrupt.reason}") from None
-        if not pictures:
-            raise InputError("a scene needs at least one image; ask([], question) asks without")
-        chosen = checked_cells(cells, images, scene.grids, self._reading.family)
-        prompt = self._reading.prompt("?", scene.grids)
-        pipeline.check(prompt, request.pruning)
-        self._turns.finish_left(interrupt)
-        with self._turns.take(interrupt):
-            try:
-                encode_into(scene, pictures, pipeline, self._reading.family, request, chosen)
-                if not request.pruning.enters_by_question:
-                    entry = pipeline.enter(prompt, scene.visual, request.pruning, stats, interrupt)
-                    keep_prefix(scene, entry, pipeline, request)
-            except Interrupted:
-                raise SessionError(f"the scene was not finished: {interrupt.reason}") from None
-        return Scene(self._ask_scene, scene, pruning)
+        with self._turns.take(request.interrupt):
+            pipeline.open_updates()
+        return Stream(self._see, self._ask_scene, pipeline, self._reading.family, refresh, pruning)
 
     def cancel(self) -> None:
         """Ends the request that is running, from any thread; its answer keeps the text it has."""
@@ -349,6 +341,31 @@ class Session(fork.OfOneProcess):
                     token = sampler.choose(pipeline.decode(token, request.stats, request.interrupt))
                 except Interrupted:
                     return
+
+    def _see(self, images: Images, encoding: str | None, request: Request, plan: Plan) -> SceneState:
+        """Returns the state of a scene of images, which are encoded as ``plan`` says."""
+        stats, interrupt = request.stats, request.interrupt
+        self._turns.begin(interrupt)
+        pipeline = self._open_pipeline()
+        try:
+            scene, pictures = interrupt.run(lambda: self._reading.scene(images, encoding))
+        except Interrupted:
+            raise SessionError(f"the scene was not finished: {interrupt.reason}") from None
+        if not pictures:
+            raise InputError("a scene needs at least one image; ask([], question) asks without")
+        encode = plan(scene)
+        prompt = self._reading.prompt("?", scene.grids)
+        pipeline.check(prompt, request.pruning)
+        self._turns.finish_left(interrupt)
+        with self._turns.take(interrupt):
+            try:
+                encode(pictures)
+                if not request.pruning.enters_by_question:
+                    entry = pipeline.enter(prompt, scene.visual, request.pruning, stats, interrupt)
+                    keep_prefix(scene, entry, pipeline, request)
+            except Interrupted:
+                raise SessionError(f"the scene was not finished: {interrupt.reason}") from None
+        return scene
 
     def _leave_to_parent(self) -> object:
         """See ``glimpse_runtime.session.fork``."""

@@ -8,8 +8,9 @@ import numpy as np
 from glimpse_runtime.arrays import Array, FloatArray, IntArray
 from glimpse_runtime.backends import Backend, Engine, Tensor
 from glimpse_runtime.bundle.bundle import Bundle
-from glimpse_runtime.bundle.checks import STAGES
-from glimpse_runtime.errors import PromptError, PruningError
+from glimpse_runtime.bundle.checks import STAGES, UPDATE_STAGE
+from glimpse_runtime.devices import DEFAULT_DEVICE
+from glimpse_runtime.errors import BackendError, BundleFormatError, InputError, PromptError, PruningError
 from glimpse_runtime.inputs.family import open_family
 from glimpse_runtime.inputs.grid import Patches
 from glimpse_runtime.inputs.prompt import Prompt, place
@@ -27,6 +28,7 @@ from glimpse_runtime.steps.prefix import Prefix
 from glimpse_runtime.steps.rows import RowBatch, RowRunner
 from glimpse_runtime.steps.score import Scorer
 from glimpse_runtime.steps.select import Selector
+from glimpse_runtime.steps.update import Seen, UpdateEngine, Updater
 from glimpse_runtime.steps.vision import VisionEncoder, VisualTokens, emit_trace
 
 Trace = Callable[[str, Array], None]
@@ -66,7 +68,9 @@ class Pipeline:
         # Side by side: engines prepare weights on one core each.
         with ThreadPoolExecutor(len(STAGES)) as pool:
             engines = dict(zip(STAGES, pool.map(load, STAGES), strict=True))
-        self._engines = engines
+        self._load, self._engines = load, engines
+        self._update_stage = stages.get(UPDATE_STAGE)
+        self._updater: Updater | None = None
         self._rows = RowRunner(backend, rope)
         self._encoder = VisionEncoder(manifest, self.family, backend, engines["vision"], self._emit)
         self._lower = LowerLayers(
@@ -186,6 +190,52 @@ class Pipeline:
             tokens = self._encoder(image, interrupt, cells)
             self._require_finite("vision", tokens.embeds, tokens.features)
             return tokens
+
+    def open_updates(self) -> None:
+        """Has the graph that updates take the place of the vision graph, so that weights are in memory once.
+
+        Raises:
+            InputError: the model cannot encode a part of an image.
+            BackendError: the device does not update, or the graph cannot be loaded.
+            BundleFormatError: the bundle has no such graph.
+        """
+        if self._updater is not None:
+            return
+        architecture, device = self.manifest.model.architecture, self._backend.name
+        if not self.family.encodes_parts:
+            raise InputError(
+                f"a stream encodes the changed parts of a frame, which the vision encoder of {architecture} cannot; "
+                "use encode or ask for every frame"
+            )
+        if device != DEFAULT_DEVICE:
+            raise BackendError(
+                f"a stream runs on the device {DEFAULT_DEVICE}, not on {device}; load the bundle with "
+                f"device={DEFAULT_DEVICE!r}, or use encode or ask for every frame"
+            )
+        if self._update_stage is None:
+            raise BundleFormatError(
+                f"this bundle has no stage {UPDATE_STAGE}, which streams need; export the model again with this "
+                "version: glimpse-export --model MODEL --out BUNDLE --force"
+            )
+        self._engines.pop("vision").close()
+        try:
+            engine = UpdateEngine(self._load(UPDATE_STAGE), self._update_stage)
+        except BaseException:
+            self._engines["vision"] = self._encoder.engine = self._load("vision")
+            raise
+        self._engines["vision"] = self._encoder.engine = engine
+        self._selector.without_received()
+        self._updater = Updater(self.manifest, self.family, engine)
+
+    def update(self, frame: Patches, seen: Seen | None, refresh: int, stats: Stats, interrupt: Interrupt) -> Seen:
+        """Encodes what changed in a stream's frame, after ``open_updates``; see ``Updater``."""
+        assert self._updater is not None, "a stream opens it"
+        with stats.stage("vision"):
+            now = self._updater(frame, seen, refresh, interrupt)
+            self._require_finite("vision", now.tokens.embeds, now.tokens.features)
+        self._emit("image_embeds", now.tokens.embeds)
+        self._emit("visual_features", now.tokens.features)
+        return now
 
     def enter(
         self, prompt: Prompt, images: Sequence[VisualTokens], pruning: Pruning, stats: Stats, interrupt: Interrupt

@@ -40,6 +40,11 @@ class Selector:
         self._scorer = scorer
         self._evidence = Evidence(bundle, backend, embedding)
         self._check_finite = check_finite
+        self._updates = False
+
+    def without_received(self) -> None:
+        """From now on refuses methods that need attention of the vision encoder: a graph that updates gives none."""
+        self._updates = True
 
     def check(self, prompt: Prompt, pruning: Pruning) -> int:
         """Refuses a request that cannot be met, before any compute.
@@ -150,6 +155,11 @@ class Selector:
         """Refuses a method that needs what the bundle does not have."""
         if "weights" in pruner.needs:
             require_weights(self._bundle, pruner.name)
+        if "vision_attention" in pruner.needs and self._updates:
+            raise PruningError(
+                f"pruning method {pruner.name!r} needs attention of the vision encoder, which a session with a stream "
+                "does not compute; choose another method, or load the bundle again without a stream"
+            )
         vision = self._manifest.stages_of(self._manifest.dialects[0])["vision"]
         if "vision_attention" in pruner.needs and all(output.name != RECEIVED for output in vision.outputs):
             raise PruningError(

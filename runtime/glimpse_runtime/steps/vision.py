@@ -45,14 +45,18 @@ class VisualTokens:
 
 
 class VisionEncoder:
-    """Encodes images, one at a time."""
+    """Encodes images, one at a time.
+
+    Attributes:
+        engine: the loaded graph.
+    """
 
     def __init__(self, manifest: Manifest, family: Family, backend: Backend, engine: Engine, emit: Emit) -> None:
         """Takes the loaded graph; ``emit`` gets intermediate tensors by name."""
         self._manifest = manifest
         self._family = family
         self._backend = backend
-        self._engine = engine
+        self.engine = engine
         self._emit = emit
 
     def __call__(self, image: Patches, interrupt: Interrupt, cells: IntArray | None = None) -> VisualTokens:
@@ -72,7 +76,7 @@ class VisionEncoder:
         count, taps = grid.visual_tokens if cells is None else len(cells), len(vision.taps)
         embeds = self._backend.allocate((count, self._manifest.text.hidden_size), "float32")
         features = self._backend.allocate((taps, count, vision.hidden_size), "float32")
-        out = self._engine.run(inputs, interrupt, {"image_embeds": embeds, "features": features})
+        out = self.engine.run(inputs, interrupt, {"image_embeds": embeds, "features": features})
         received = self._backend.download(out[RECEIVED]).copy() if RECEIVED in out else None
         for name, value in inputs.items():
             self._emit(f"vision.{name}", value)
@@ -104,7 +108,7 @@ class VisionEncoder:
 
     def close(self) -> None:
         """Frees the graph."""
-        self._engine.close()
+        self.engine.close()
 
 
 def emit_trace(outputs: Mapping[str, Tensor], emit: Emit) -> None:

@@ -72,6 +72,10 @@ class Llava15:
             raise InputError(WHOLE_IMAGES)
         return {}
 
+    def windows(self, grid: Grid) -> IntArray:
+        """Returns one window for all cells: every patch attends to all."""
+        return np.zeros(grid.visual_tokens, np.int64)
+
     def score_inputs(self, grid: Grid, cells: IntArray) -> dict[str, Array]:
         """Returns nothing: the scorer has no windows."""
         return {}

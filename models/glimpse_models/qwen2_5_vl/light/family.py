@@ -76,6 +76,12 @@ class Qwen25VL:
         windows = patch_windows(grid, record.window_size, record.images.patch_size, cells)
         return {"cos": cos, "sin": sin, **windows.inputs()}
 
+    def windows(self, grid: Grid) -> IntArray:
+        """Returns the (visual tokens,) number of the window that each cell lies in."""
+        windows = token_windows(grid, self._record.window_size, self._record.images.patch_size)
+        numbers: IntArray = windows.scatter // windows.keys.shape[1]
+        return numbers
+
     def score_inputs(self, grid: Grid, cells: IntArray) -> dict[str, Array]:
         """Returns what the scorer takes of the family: the vision encoder's windows over the tokens that entered."""
         record = self._record
