@@ -7,6 +7,9 @@ stream without a further full pass sees it. Behind the last frame, questions abo
 (``stream``, and ``follow`` with ``Pruning(follow=1)`` after the same question about the frame before), of the same
 frame encoded whole (``full``), and, as the floor, of the frame before (``last``) and of the first one (``first``). All
 prune as the bundle says. Intervals are of a bootstrap over scenes: docs/use/streams.md.
+
+With --errors nothing is asked, so that a bundle of random weights of a real model's depth does as well: shares and
+errors alone, and the distance of two frames of one picture, both encoded whole (``noise``): what noise does by itself.
 """
 
 import argparse
@@ -103,6 +106,35 @@ def watch(streaming: Traced, whole: Traced, rng: Random, size: tuple[int, int], 
     return Seen(answer.pruning.total, shares, errors, right, entered)
 
 
+def errors(bundle: Path | None, scenes: int, frames: int, sigma: float, seed: int) -> dict[str, Any]:
+    """Returns what the stream computed of every frame but the first, and how far it is from a whole encode."""
+    streaming, whole = Traced(bundle), Traced(bundle)
+    found: list[list[float]] = []
+    shares, noise = [], []
+    with streaming.vlm, whole.vlm:
+        for number in range(scenes):
+            camera = Camera(Random(f"camera/{seed}/{number}"), *SIZES[number % len(SIZES)], sigma)
+            stream, off = streaming.vlm.stream(refresh=frames + 1), []
+            stream.update(camera.shot().image)
+            for _ in range(frames - 1):
+                camera.change()
+                image = camera.shot().image
+                shares.append(told(stream.update(image)))
+                whole.vlm.encode(image)
+                off.append(distance(streaming.embeds, whole.embeds))
+            found.append(off)
+            before = whole.embeds
+            whole.vlm.encode(camera.shot().image)
+            noise.append(distance(whole.embeds, before))
+    return {
+        **{"scenes": scenes, "frames": frames, "sigma": sigma, "seed": seed},
+        "vision_share": float(np.mean(shares)),
+        "error": float(np.mean(found)),
+        "drift": np.mean(found, axis=0).tolist(),
+        "noise": float(np.mean(noise)),
+    }
+
+
 def told(scene: Scene) -> float:
     """Returns the share of a frame that was computed, as its answers say."""
     report = scene.ask("?", pruning=Pruning(enabled=False), max_new_tokens=1).pruning.stream
@@ -197,14 +229,16 @@ def main() -> None:
     parser.add_argument("--sigma", type=float, default=2.0, help="noise in levels of 255 (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the scenes (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--errors", action="store_true", help="ask nothing: shares and errors alone, as JSON")
     options = parser.parse_args()
     if options.scenes < 1 or options.frames < 2 or not 0 <= options.sigma <= 255:
         parser.error("there must be a scene, two frames and noise of 0 to 255")
     try:
-        report = rounded(measure(options.bundle, options.scenes, options.frames, options.sigma, options.seed))
+        way = errors if options.errors else measure
+        report = rounded(way(options.bundle, options.scenes, options.frames, options.sigma, options.seed))
     except GlimpseError as error:
         sys.exit(f"Error: {error}")
-    print(json.dumps(report) if options.json else table(report))
+    print(json.dumps(report) if options.json or options.errors else table(report))
 
 
 if __name__ == "__main__":

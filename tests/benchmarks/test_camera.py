@@ -73,6 +73,14 @@ def test_the_command_measures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert capsys.readouterr().out.startswith("| tokens | questions | vision |")
 
 
+def test_errors_alone_need_no_answers() -> None:
+    quiet, noisy = (camera.errors(None, 1, 3, sigma, 0) for sigma in (0.0, 2.0))
+    assert quiet["noise"] == 0 < noisy["noise"] < 0.1
+    assert 0 < quiet["error"] < noisy["error"] < 0.2
+    assert len(quiet["drift"]) == 2
+    assert 0 < quiet["vision_share"] < 0.6
+
+
 @pytest.mark.parametrize("words", [["--scenes", "0"], ["--frames", "1"], ["--sigma", "-1"]], ids=" ".join)
 def test_what_cannot_be_measured_is_refused(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["camera.py", *words])
