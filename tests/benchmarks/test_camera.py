@@ -73,6 +73,7 @@ def test_the_command_measures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert capsys.readouterr().out.startswith("| tokens | questions | vision |")
 
 
+@pytest.mark.slow
 def test_errors_alone_need_no_answers() -> None:
     quiet, noisy = (camera.errors(None, 1, 3, sigma, 0) for sigma in (0.0, 2.0))
     assert quiet["noise"] == 0 < noisy["noise"] < 0.1

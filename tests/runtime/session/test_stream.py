@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from streaming import CELL, QUESTION, Traced, changed, noisy, picture, window
+from support.slow import few
 
 from glimpse_runtime import (
     BackendError,
@@ -133,7 +134,7 @@ def test_a_scene_stays_as_it_was_made(stream: Stream) -> None:
     assert scene.ask(QUESTION, max_new_tokens=1).pruning.stream == report.stream
 
 
-@pytest.mark.parametrize("sigma", [1.0, 2.0, 5.0])
+@pytest.mark.parametrize("sigma", few([1.0, 2.0, 5.0], [2.0]))
 def test_noise_is_no_change_and_a_change_is_seen_through_it(stream: Stream, sigma: float) -> None:
     stream.update(noisy(picture(), 0, sigma))
     for seed in range(1, 5):
@@ -142,7 +143,7 @@ def test_noise_is_no_change_and_a_change_is_seen_through_it(stream: Stream, sigm
     assert found.reused == 176
 
 
-@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize("busy", few([False, True], [True]))
 def test_slow_change_adds_up_against_what_was_computed(stream: Stream, busy: bool) -> None:
     """Half a level a frame is less than noise, also where another window changes in every frame."""
     stream.update(noisy(picture(), 0))

@@ -77,6 +77,7 @@ def test_a_followed_answer_is_that_of_a_prompt_of_what_entered(streaming: Traced
     assert np.array_equal(found.pruning.keep_masks[0], expected.pruning.keep_masks[0])
 
 
+@pytest.mark.slow
 def test_following_holds_little_memory(streaming: Traced) -> None:
     stream = streaming.vlm.stream(pruning=Pruning(follow=1))
     scene = stream.update(picture())
