@@ -35,7 +35,7 @@ def without_bias(original: Any, self: Any, g: Any, x: Any, name: str, *rest: Any
 def twice_the_bias(original: Any, self: Any, g: Any, x: Any, name: str, *rest: Any, **options: Any) -> Any:
     y = original(self, g, x, name, *rest, **options)
     if name == "model.layers.1.self_attn.v_proj":
-        y = g.op("Add", y, self._vector(g, f"{name}.bias"))
+        y = g.op("Add", y, g.read_vector(self._checkpoint, f"{name}.bias"))
     return y
 
 

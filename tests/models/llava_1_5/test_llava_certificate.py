@@ -20,6 +20,7 @@ from support.certified import Written, sabotage
 from glimpse_export import ExportOptions, plan
 from glimpse_export.certify import certify
 from glimpse_export.errors import CertificateError
+from glimpse_export.graphs.builder import GraphBuilder
 from glimpse_export.graphs.decoder import DecoderAuthor
 from glimpse_export.graphs.dialects.ort import OrtDialect
 from glimpse_export.source.adapter import Adapter
@@ -203,10 +204,9 @@ def neighbours_mlp(original: Any, self: Any, g: Any, x: Any, layer: int) -> Any:
     return value
 
 
-def other_eps(original: Any, self: Any, g: Any, x: Any, weight: Any, bias: Any, eps: float) -> Any:
-    return original(
-        self, g, x, weight, bias, 0.1 if weight.name == "vision_model.encoder.layers.2.layer_norm1.weight" else eps
-    )
+def other_eps(original: Any, self: Any, x: Any, weight: Any, bias: Any, eps: float) -> Any:
+    changed = weight.name == "vision_model.encoder.layers.2.layer_norm1.weight"
+    return original(self, x, weight, bias, 0.1 if changed else eps)
 
 
 def half_attention(original: Any, self: Any, g: Any, scores: Any) -> Any:
@@ -226,7 +226,7 @@ MUTANTS: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
     "the class token behind the patches": (VisionAuthor, "_embed", class_token_last, "vision: patch_embed_graph_error"),
     "blocks swapped": (VisionAuthor, "_block", neighbours_block, "vision, layer 0: graph_error"),
     "layers swapped": (DecoderAuthor, "_mlp", neighbours_mlp, "lower, layer 0: graph_error"),
-    "another epsilon": (OrtDialect, "layer_norm", other_eps, "vision, layer 2: graph_error"),
+    "another epsilon": (GraphBuilder, "layer_norm", other_eps, "vision, layer 2: graph_error"),
     "half the attention": (DecoderAuthor, "_glimpse_attention", half_attention, "layer 3: attention_graph_error"),
     "wrong glimpse vectors": (Adapter, "glimpse_vectors", vectors_rolled, "lower, layer 0: wrong_weights glimpse.0"),
 }
