@@ -70,13 +70,7 @@ class OrtCudaBackend(DeviceMemory):
                     "export the model again with --target ort-cuda, the packaged one with: "
                     "glimpse-export --model pocket --target ort-cuda --out pocket-cuda"
                 )
-        options = {
-            "device_id": str(DEVICE),
-            "user_compute_stream": str(int(self.cuda.stream.handle)),
-            "arena_extend_strategy": "kSameAsRequested",
-            "use_tf32": "0",
-        }
-        providers = [(_PROVIDER, options), "CPUExecutionProvider"]
+        providers = [(_PROVIDER, provider_options(int(self.cuda.stream.handle))), "CPUExecutionProvider"]
         session = open_session(self._ort, bundle.path(stage.file), self._options, providers)
         if session.get_providers()[0] != _PROVIDER:  # onnxruntime only prints why, and goes on with the CPU
             raise BackendError(
@@ -89,6 +83,16 @@ class OrtCudaBackend(DeviceMemory):
     def memory(self) -> dict[str, int]:
         """Returns bytes by purpose; see ``Backend.memory``."""
         return {"device_bytes": self.allocated_bytes}
+
+
+def provider_options(stream: int) -> dict[str, str]:
+    """Returns how the CUDA provider works, on a stream that is there already."""
+    return {
+        "device_id": str(DEVICE),
+        "user_compute_stream": str(stream),
+        "arena_extend_strategy": "kSameAsRequested",
+        "use_tf32": "0",
+    }
 
 
 def _load_libraries(ort: Any) -> None:
