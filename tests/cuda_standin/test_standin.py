@@ -1,12 +1,17 @@
 """Where onnxruntime's own CUDA provider puts every node, and what a decode step costs; nothing is computed."""
 
+import hashlib
+import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
+from support.bundles import write_manifest
 from support.places import GOLDEN
 
 from cuda_standin.measure import Asked, Environment
@@ -35,7 +40,7 @@ LAUNCHES = {
 }
 TO_DEVICE = 8  # numbers and a row for each of the two graphs
 TO_HOST = 1  # logits
-WAITS = 4
+WAITS = 1  # for them
 
 Measured = dict[tuple[str, str, str], Asked]
 
@@ -97,3 +102,36 @@ def test_everything_is_on_the_gpu_and_a_step_stays_below_its_ceilings(
     assert asked.step["to_device"] <= TO_DEVICE
     assert asked.step["to_host"] <= TO_HOST
     assert asked.step["waits"] <= WAITS
+
+
+def test_a_node_without_a_kernel_is_refused_by_its_name(
+    environments: dict[str, Environment], bundles: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    """Opset 21 has operators that came to the CUDA provider with version 1.29."""
+    bundle = shutil.copytree(bundles["pocket", "fp16"], tmp_path / "newer")
+    graph = bundle / "lower.onnx"
+    model = onnx.load(graph, load_external_data=False)
+    next(opset for opset in model.opset_import if not opset.domain).version = 21
+    model.ir_version = 10
+    graph.write_bytes(model.SerializeToString())
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    content = graph.read_bytes()
+    manifest["files"][graph.name] |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    write_manifest(bundle, manifest)
+    with pytest.raises(RuntimeError, match=r"stage lower: \S+ 1.26.0 would run ReduceMax \(ReduceMax_\d+\)"):
+        environments["1.26.0"].measure(bundle)
+    with pytest.raises(RuntimeError, match=r"stage lower: \S+ 1.23.2 would run some nodes of it on the CPU"):
+        environments["1.23.2"].measure(bundle)
+
+
+@pytest.mark.parametrize("capability", ["75", "90", "120"])
+def test_attention_needs_no_plan_of_cudnn(
+    environments: dict[str, Environment],
+    bundles: dict[tuple[str, str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capability: str,
+) -> None:
+    """Where the provider asks cuDNN for one it fails here: the stand-in has none."""
+    monkeypatch.setenv("STANDIN_SM", capability)
+    asked = environments["1.31.1"].measure(bundles["pocket", "fp16"])
+    assert any("flash" in kernel or "fmha" in kernel or "Attention" in kernel for kernel in asked.step["kernels"])

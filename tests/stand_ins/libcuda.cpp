@@ -11,7 +11,9 @@
 
 #ifdef LEDGER
 #include "ledger.h"
+constexpr bool CLEARED = true;  // what nobody computes is zeros then
 #else
+constexpr bool CLEARED = false;
 void ledger_memory(const void *, size_t) {}
 void ledger_copied(const void *, const void *, size_t) {}
 void ledger_count(const char *, const char *) {}
@@ -39,7 +41,7 @@ void *at(uint64_t address) { return reinterpret_cast<void *>(address); }
 int allocate(uint64_t *address, size_t bytes) {
     void *found = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
     memory[*address = reinterpret_cast<uint64_t>(found)] = bytes;
-    std::memset(found, 0, bytes < FLUSHED ? bytes : 0);
+    if (CLEARED && bytes < FLUSHED) std::memset(found, 0, bytes);
     ledger_memory(found, bytes);
     return found == nullptr ? 2 : 0;
 }
