@@ -31,6 +31,7 @@ _INSTALL = 'run: pip uninstall -y onnxruntime && pip install "glimpse-edge[gpu]"
 _CACHE_DTYPES = ("float16", "bfloat16")
 _ALL_ON_GPU, _RECORD = "session.disable_cpu_ep_fallback", "session.record_ep_graph_assignment_info"
 _NAMED = 3  # nodes in a message
+_NO_BIAS = "does not support bias in CUDA kernel"
 # What onnxruntime says where a kernel or the provider's libraries are missing.
 _FALLS_BACK = ("fallback to CPU EP has been explicitly disabled", "also disabled fallback to the CPU EP")
 _ELEMENT_TYPES = {"bfloat16": 16}  # onnx.TensorProto.BFLOAT16, a type that numpy does not have
@@ -117,8 +118,8 @@ def provider_options(stream: int) -> dict[str, str]:
         "user_compute_stream": str(stream),
         "arena_extend_strategy": "kSameAsRequested",
         "use_tf32": "0",
-        # Flash attention: what cuDNN has for newer GPUs is planned anew for every length of a prompt.
-        "sdpa_kernel": "1",
+        # Flash (1) and memory-efficient (2) attention: cuDNN's for newer GPUs is planned for every length of a prompt.
+        "sdpa_kernel": "3",
     }
 
 
@@ -189,6 +190,14 @@ class OrtCudaEngine(OrtEngine):
     def _run(
         self, binding: Any, interrupt: Interrupt, short: bool = False, is_large: bool = False, is_read: bool = True
     ) -> None:
-        super()._run(binding, interrupt, short, is_large)
+        try:
+            super()._run(binding, interrupt, short, is_large)
+        except BackendError as error:
+            if _NO_BIAS not in str(error):
+                raise
+            raise BackendError(
+                f"onnxruntime-gpu {self._ort.__version__} takes no bias in products of int8 and int4; export the model "
+                'again with --target ort-cuda, or run: pip install -U "onnxruntime-gpu[cuda,cudnn]>=1.29"'
+            ) from None
         if is_read:  # on the host; what the device reads next waits on the stream
             self._cuda.synchronize()
