@@ -102,7 +102,7 @@ class OrtCudaBackend(DeviceMemory):
         found = ", ".join(nodes[:_NAMED]) or "some nodes"
         raise BackendError(
             f"stage {name}: onnxruntime-gpu {self._ort.__version__} would run {found} of it "
-            " on the CPU in every step, since it has no kernel for the GPU; export the model again with "
+            "on the CPU in every step, since it has no kernel for the GPU; export the model again with "
             '--target ort-cuda, or run: pip install -U "onnxruntime-gpu[cuda,cudnn]"'
         )
 
