@@ -17,7 +17,7 @@ MICROSOFT = "com.microsoft"
 Shape = Sequence[int | str]
 _END = (1 << 63) - 1
 # The first version of the file format that knows an opset.
-_IR_VERSIONS = {20: 9, 21: 10, 24: 12}
+_IR_VERSIONS = {19: 9, 20: 9, 21: 10, 24: 12}
 
 
 class GraphBuilder:

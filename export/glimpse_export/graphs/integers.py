@@ -20,15 +20,16 @@ class BlockForm:
 
     compute = "float32"
 
-    def __init__(self, bits: int) -> None:
-        """Prepares for 8 or 4 bits."""
-        self._bits = bits
+    def __init__(self, bits: int, bias_apart: bool = False) -> None:
+        """Prepares for 8 or 4 bits; CUDA's product takes a bias since version 1.29, so it can be added apart."""
+        self._bits, self._bias_apart = bits, bias_apart
 
     def multiply(
         self, g: GraphBuilder, x: ir.Value, matrix: Matrix, bias: ir.Value | None = None, bounded: bool = True
     ) -> ir.Value:
         """See ``LinearForm``; accuracy level 4 rounds activations to eight bits, per row and block."""
-        return self._product(g, x, matrix, matrix.name, (0, matrix.rows), bias)
+        y = self._product(g, x, matrix, matrix.name, (0, matrix.rows), None if self._bias_apart else bias)
+        return g.op("Add", y, bias) if bias is not None and self._bias_apart else y
 
     def head(self, g: GraphBuilder, row: ir.Value, matrix: Matrix, shared: StoredTensor | None, parts: int) -> ir.Value:
         """See ``LinearForm``."""

@@ -15,6 +15,7 @@ from glimpse_export.graphs.decoder import DecoderAuthor
 from glimpse_export.graphs.dialects import Dialect, dialect
 from glimpse_export.graphs.scorer import ScorerAuthor
 from glimpse_export.planning.plan import Plan
+from glimpse_export.planning.targets import TARGETS
 from glimpse_export.source.hashes import file_spec
 from glimpse_export.weights.file import WeightFile, WeightLayout, data_type, tensor_bytes
 from glimpse_export.weights.journal import StoredTensor
@@ -77,6 +78,7 @@ class WeightStage:
             },
             "family": model.family,
             "dialects": options.dialects,
+            "gpu": _runs_on_cuda(plan),
             "trace": options.trace,
             **self.facts(plan, sources),
         }
@@ -100,7 +102,12 @@ def _embedding(plan: Plan, weights: WeightLayout) -> Iterator[GraphBuilder]:
 
 
 def _dialects(plan: Plan) -> Iterator[Dialect]:
-    return map(dialect, plan.options.dialects)
+    return (dialect(name, _runs_on_cuda(plan)) for name in plan.options.dialects)
+
+
+def _runs_on_cuda(plan: Plan) -> bool:
+    """Whether onnxruntime runs the graphs on a GPU."""
+    return TARGETS[plan.options.target].name == "cuda"
 
 
 def _graph(stage: str, spelled: Dialect, weights: WeightLayout, *precisions: str) -> GraphBuilder:

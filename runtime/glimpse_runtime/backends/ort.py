@@ -153,9 +153,11 @@ class OrtEngine:
 
     Attributes:
         device: onnxruntime's name of the device that outputs are left on.
+        run_entries: settings of every run.
     """
 
     device = "cpu"
+    run_entries: Mapping[str, str] = {}
 
     def __init__(self, ort: Any, session: Any, stage: StageSpec, state: Mapping[str, Tensor]) -> None:
         """Keeps ``state`` for the graph's ``past.*`` inputs and ``present.*`` outputs."""
@@ -230,6 +232,8 @@ class OrtEngine:
 
     def _run(self, binding: Any, interrupt: Interrupt, short: bool = False, is_large: bool = False) -> None:
         options = self._ort.RunOptions()
+        for key, value in self.run_entries.items():
+            options.add_run_config_entry(key, value)
         if is_large:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", _ARENAS[self.device])
         with interrupt.during(lambda: setattr(options, "terminate", True), short):

@@ -59,6 +59,7 @@ class RowRunner:
             "sin": sin,
             "seqlens_k": np.array([total - 1], np.int32),
             "total_sequence_length": np.array(total, np.int32),
+            "scored_columns": np.array([total], np.int64),
             "slots": np.arange(cache.length, total),
         }
 

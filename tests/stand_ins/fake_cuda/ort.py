@@ -14,6 +14,7 @@ import onnxruntime
 from stand_ins.fake_cuda.device import Device, FakeCudaError, view
 
 PROVIDER = "CUDAExecutionProvider"
+ALL_ON_GPU = "session.disable_cpu_ep_fallback"
 
 
 class FakeOnnxRuntime:
@@ -38,9 +39,11 @@ class FakeOnnxRuntime:
         print("libraries were looked for")
 
     def InferenceSession(self, path: str, options: Any, providers: Sequence[Any]) -> Any:  # noqa: N802
-        real = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
         if not isinstance(providers[0], tuple) or not self.is_usable:
-            return real
+            return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+        options.add_session_config_entry(ALL_ON_GPU, "0")
+        real = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+        options.add_session_config_entry(ALL_ON_GPU, "1")
         name, settings = providers[0]
         assert name == PROVIDER
         device = self._device()

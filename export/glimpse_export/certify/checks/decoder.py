@@ -190,6 +190,7 @@ class DecoderCheck:
             "sin": sin,
             "seqlens_k": np.array([total - 1], np.int32),
             "total_sequence_length": np.array(total, np.int32),
+            "scored_columns": np.array([total], np.int64),
             "slots": np.arange(done, total),
             starts[0]: hidden,
         }

@@ -26,13 +26,19 @@ class OrtDialect:
     fixed_cache = False
     cache_precisions: tuple[str, ...] = ("fp32", "fp16")
 
+    def __init__(self, gpu: bool = False) -> None:
+        """Prepares for the CPU's provider or, with ``gpu``, for CUDA's, whose kernels came later."""
+        self._gpu = gpu
+
     def opset(self, precisions: Collection[str]) -> int:
-        """See ``Dialect``."""
-        return 21
+        """See ``Dialect``; CUDA's provider has a ReduceMax up to opset 19, and no Cast of 21 before version 1.24."""
+        return 19
 
     def linear(self, precision: str) -> LinearForm:
         """See ``Dialect``; CPUs have no products of bf16, so such matrices are widened."""
-        return BlockForm(int(precision[3:])) if precision in INTEGER else FloatForm(precision, widen=True)
+        if precision in INTEGER:
+            return BlockForm(int(precision[3:]), bias_apart=self._gpu)
+        return FloatForm(precision, widen=True)
 
     def rms_norm(self, g: GraphBuilder, x: ir.Value, weight: ir.Value, eps: float) -> ir.Value:
         """See ``Dialect``."""
@@ -59,12 +65,12 @@ class OrtDialect:
         return normed, total
 
     def activation(self, g: GraphBuilder, x: ir.Value, kind: str) -> ir.Value:
-        """See ``Dialect``; QuickGelu with alpha 1 is SiLU in one pass."""
+        """See ``Dialect``; QuickGelu with alpha 1 is SiLU in one pass, and FastGelu the approximation by tanh."""
         if kind in ("silu", "quick_gelu"):
             return g.op("QuickGelu", x, domain=MICROSOFT, alpha=1.0 if kind == "silu" else QUICK_GELU_ALPHA)
         if kind == "relu":
             return g.op("Relu", x)
-        return g.op("Gelu", x, approximate="tanh" if kind == "gelu_pytorch_tanh" else "none")
+        return g.op("FastGelu" if kind == "gelu_pytorch_tanh" else "Gelu", x, domain=MICROSOFT)
 
     def by_rows(self, g: GraphBuilder, x: ir.Value, work: Callable[[ir.Value], ir.Value]) -> ir.Value:
         """See ``Dialect``; in two runs of rows, which halves the memory of what is wide in between."""
@@ -142,9 +148,13 @@ class OrtAttention:
         return g.op("Transpose", apart, perm=[1, 0, 2])
 
 
-@dataclass(frozen=True)
+@dataclass
 class OrtStep:
-    """GroupQueryAttention: past and present are one buffer, so the cache grows in place."""
+    """GroupQueryAttention: past and present are one buffer, so the cache grows in place.
+
+    ``scored`` is how many columns scores are made of: an input in the type that Slice reads from the host, since a Cast
+    of ``total`` would run on a GPU, and the host would wait for it.
+    """
 
     cos: ir.Value
     sin: ir.Value
@@ -154,6 +164,7 @@ class OrtStep:
     cache_dtype: str
     width: int
     columns: int | str = "total"
+    scored: ir.Value | None = None
 
     def attend(
         self, g: GraphBuilder, q: ir.Value, k: ir.Value, v: ir.Value, name: str, scored: bool
@@ -195,9 +206,11 @@ class OrtStep:
 
     def _scores(self, g: GraphBuilder, q: ir.Value, key: ir.Value) -> ir.Value:
         heads = self.heads
-        total = g.cast(self.total, "int64")
-        ends = g.op("Concat", g.reshape(total, 1), g.integers(heads.size), axis=0)
-        keys = g.op("Slice", key, g.integers(0, 0), ends, g.integers(2, 3))
+        if self.scored is None:
+            self.scored = g.input("scored_columns", [1], "int64")
+        keys = g.op("Slice", key, g.integers(0), self.scored, g.integers(2))
+        if self.width != heads.size:
+            keys = g.op("Slice", keys, g.integers(0), g.integers(heads.size), g.integers(3))
         if self.cache_dtype == "float16":
             keys = g.cast(keys, "float32")
         scaled = g.op("Mul", g.last(q, 1, axis=1), g.scalar(1 / math.sqrt(heads.size)))
