@@ -4,7 +4,7 @@
                                  [--runs 5] [--json]
 
 One image is encoded once; then the prompt is prefilled pruned and unpruned in turn, and decoded after each. Medians.
-With ``--pre`` the pruned prefill has a first stage, whose own time counts.
+With ``--pre`` the pruned prefill has a first stage, whose own time counts: ``preselect_share`` is its part.
 Without a bundle, one of Qwen2.5-VL-3B's widths and a sixth of its depth is made with ``make_checkpoint.py``: the scorer
 is whole, so a shallower decoder would give it too large a share.
 
@@ -125,6 +125,7 @@ def measure(folder: Path | None, visual_tokens: int, pruned: Pruning, runs: int)
         "prefill_ratio_limit": operations["unpruned"] / operations["pruned"],
         "decode_bandwidth_share": step_bytes / (step_ms["unpruned"] / 1e3) / bandwidth,
         "prefill_flops_share": operations["unpruned"] / (prefill_ms["unpruned"] / 1e3) / max(peaks.values()),
+        "preselect_share": stages["pruned"]["preselect"] / prefill_ms["pruned"],
         "prefill_ms": prefill_ms,
         "decode_tokens_per_s": {kind: 1e3 / spent for kind, spent in step_ms.items()},
         "vision_ms": work.vision.stage_ms["vision"],

@@ -59,7 +59,11 @@ def _pruners() -> str:
 @click.option("--max-keep-ratio", type=_RATIO, help="Keep at most this share of the visual tokens.")
 @click.option("--threshold", type=_RATIO, help="Keep a visual token when its score is greater.")
 @click.option("--pruner", metavar="NAME", help="Method that chooses; --list-pruners names them.  [default: glimpse]")
-@click.option("--pre", metavar="NAME", help="Method of a first stage that drops visual tokens before layer 0.")
+@click.option(
+    "--pre",
+    metavar="NAME",
+    help="Method of a first stage that drops visual tokens before layer 0; begin with divprune.",
+)
 @click.option("--pre-keep", type=_RATIO, help="Share of the visual tokens that the first stage keeps.")
 @click.option(
     "--zoom",

@@ -15,16 +15,18 @@ from glimpse_runtime.pruners.methods.similarity import unit_rows
 
 def choose(given: PrunerInput) -> BoolArray:
     """Begins with the token whose nearest other one is farthest, then adds the one farthest from all chosen ones."""
-    count = len(given.embeds)
-    kept = np.zeros(count, np.bool_)
+    kept = np.zeros(len(given.embeds), np.bool_)
     unit = unit_rows(given.embeds)
-    distances = 1 - unit @ unit.T
-    # The second smallest of a column: the smallest is the token's distance to itself.
-    nearest = np.partition(distances, 1, axis=0)[1] if count > 1 else distances[0]
-    for step in range(given.keep):
-        chosen = int(np.argmax(np.where(kept, -np.inf, nearest)))
-        nearest = np.minimum(nearest, distances[chosen]) if step else distances[chosen]
+    likeness = unit @ unit.T
+    np.fill_diagonal(likeness, -np.inf)
+    chosen = int(likeness.max(axis=0).argmin())
+    # A chosen token is never the one least like the chosen ones.
+    np.fill_diagonal(likeness, np.inf)
+    closest = np.full(len(unit), -np.inf, np.float32)
+    for _ in range(given.keep):
         kept[chosen] = True
+        np.maximum(closest, likeness[chosen], out=closest)
+        chosen = int(closest.argmin())
     return kept
 
 
