@@ -32,13 +32,11 @@ class Choice:
     """What was chosen.
 
     Attributes:
-        text: the choice as it was given; of ``bool`` the likeliest spelling.
-        value: what it stands for.
-        tokens: its ids.
+        value: the choice as it was given, or the bool it stands for.
+        tokens: its ids; of a bool those of the likeliest spelling.
         probabilities: of every value; they add up to one.
     """
 
-    text: str
     value: Any
     tokens: tuple[int, ...]
     probabilities: Mapping[Any, float]
@@ -130,7 +128,7 @@ class ChoiceTree:
             probabilities[self._values[choice]] += float(share)
         value = max(probabilities, key=probabilities.__getitem__)
         best = max((i for i, name in enumerate(self._texts) if self._values[name] == value), key=shares.__getitem__)
-        return Choice(self._texts[best], value, self._ids[best], probabilities)
+        return Choice(value, self._ids[best], probabilities)
 
     def _weigh(self, logits: FloatArray, read: Read) -> DoubleArray:
         """Returns the (choices,) logarithms of the probabilities."""
