@@ -234,7 +234,7 @@ def as_dict(vlm: "Session", answer: "Answer") -> dict[str, Any]:
     return {
         "answer": text,
         "finish_reason": answer.finish_reason,
-        **({} if answer.probabilities is None else {"probabilities": answer.probabilities}),
+        "probabilities": answer.probabilities,
         "model": vlm.bundle.manifest.model.name,
         "pruning": {
             "method": report.method,
