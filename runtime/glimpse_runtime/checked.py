@@ -4,7 +4,7 @@ Everything is checked before anything is computed, and a wrong value is an ``Inp
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, SupportsFloat
 
@@ -98,10 +98,10 @@ def texts(name: str, value: Any, error: type[InputError] = InputError) -> tuple[
     """Returns texts that are not empty.
 
     Raises:
-        InputError: it is one text instead of several, or one of them is empty or no str.
+        InputError: it is one text instead of several, a mapping, or one of them is empty or no str.
     """
     try:
-        found = None if isinstance(value, (str, bytes)) else tuple(value)
+        found = None if isinstance(value, (str, bytes, Mapping)) else tuple(value)
     except Exception:  # of a class of the caller's; also of an array of no dimension, which calls itself iterable
         found = None
     if found is None or not all(isinstance(item, str) and item for item in found):

@@ -22,6 +22,7 @@ class Stats:
         visual_tokens: visual tokens of the prompt.
         kept_tokens: visual tokens that were kept.
         new_tokens: tokens generated.
+        decode_steps: tokens fed back for it, one at a time; choices need other steps than they have tokens.
     """
 
     stage_ms: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
@@ -30,6 +31,7 @@ class Stats:
     visual_tokens: int = 0
     kept_tokens: int = 0
     new_tokens: int = 0
+    decode_steps: int = 0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -42,9 +44,9 @@ class Stats:
 
     @property
     def decode_tokens_per_s(self) -> float:
-        """Decode speed after the first token; 0.0 when there was no second token."""
-        steps, spent_ms = self.new_tokens - 1, self.stage_ms["decode"]
-        return steps / spent_ms * 1e3 if steps > 0 and spent_ms else 0.0
+        """Decode speed after the first token; 0.0 when there was no decode step."""
+        spent_ms = self.stage_ms["decode"]
+        return self.decode_steps / spent_ms * 1e3 if spent_ms else 0.0
 
     @property
     def peak_bytes(self) -> int | None:

@@ -74,7 +74,7 @@ def test_a_place_is_no_question(word: str) -> None:
     assert "give a question after it" in result.output
 
 
-@pytest.mark.parametrize("option", ["bundle", "pruner", "pre", "overlay", "stop"])
+@pytest.mark.parametrize("option", ["bundle", "pruner", "pre", "overlay", "stop", "choices"])
 def test_an_unset_variable_of_the_shell_is_no_default(option: str) -> None:
     result = CliRunner().invoke(run, ["a.png", QUESTION, f"--{option}", ""])
     assert result.exit_code == 2

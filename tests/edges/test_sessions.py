@@ -12,8 +12,10 @@ import pytest
 
 from glimpse_runtime import Sampling, SessionError, load
 from glimpse_runtime.arrays import FloatArray
+from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.session.reading import Reading
 from glimpse_runtime.session.session import Session
+from glimpse_runtime.session.turns import CLOSED, Turns
 
 QUESTION = "Is there a star?"
 FRAME = np.random.default_rng(0).integers(0, 256, (224, 224, 3)).astype(np.uint8)
@@ -116,6 +118,93 @@ def test_a_session_is_closed_from_within_its_own_request(vlm: Session) -> None:
     assert vlm._pipeline is None
     with pytest.raises(SessionError, match="this session is closed"):
         _ = answer.text
+
+
+def test_no_request_begins_while_a_close_waits_for_another() -> None:
+    """A thread that asks again and again would otherwise keep the one that closes waiting."""
+    freed: list[bool] = []
+
+    class Owner:
+        def free(self) -> None:
+            freed.append(True)
+
+    owner = Owner()
+    turns = Turns(owner.free)
+    running, entered = Interrupt(), threading.Event()
+    begun: list[str] = []
+
+    def work() -> None:
+        with turns.take(running):
+            entered.set()
+            while not running.expired():
+                time.sleep(0.001)
+        try:
+            with turns.take(Interrupt()):
+                begun.append("another")
+        except SessionError as error:
+            begun.append(str(error))
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert entered.wait(10)
+    lock, told = turns._lock, threading.Event()
+
+    class Late:
+        """The lock, which the one that closes comes to after the other request has tried to begin."""
+
+        def __enter__(self) -> None:
+            worker.join(10)
+            told.set()
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+
+        def acquire(self, blocking: bool) -> bool:
+            return lock.acquire(blocking)
+
+        def release(self) -> None:
+            lock.release()
+
+    turns._lock = Late()  # type: ignore[assignment]
+    turns.close()
+    assert told.is_set()
+    assert begun == [CLOSED]
+    assert freed
+
+
+def test_a_close_while_a_request_begins_waits_for_its_end() -> None:
+    """A signal's handler runs in the thread that holds the lock, between any two lines."""
+    freed: list[str] = []
+
+    class Owner:
+        def free(self) -> None:
+            freed.append("freed")
+
+    class Handled(Turns):
+        """Its closing is looked at once, and a signal comes right behind the look."""
+
+        armed = False
+
+        @property
+        def _closing(self) -> bool:
+            found = self._closed
+            if self.armed:
+                self.armed = False
+                self.close()
+            return found
+
+        @_closing.setter
+        def _closing(self, closing: bool) -> None:
+            self._closed = closing
+
+    owner = Owner()
+    turns, interrupt = Handled(owner.free), Interrupt()
+    turns.armed = True
+    with turns.take(interrupt):
+        assert interrupt.reason == "cancelled"
+        assert not freed
+    assert freed
 
 
 def ask_for_ever(vlm: Session) -> None:

@@ -124,7 +124,7 @@ def run(words: tuple[str, ...], **options: Any) -> None:
         raise click.UsageError(f"{terminal.shown(repr(question))} is {kind}; give a question after it")
     if "" in images:
         raise click.UsageError("the name of an image is empty; is a variable of the shell not set?")
-    for name in ("bundle", "pruner", "pre", "overlay", "stop"):
+    for name in ("bundle", "pruner", "pre", "overlay", "stop", "choices"):
         if options[name] == "" or (name == "stop" and "" in options[name]):
             raise click.UsageError(f"--{name} is empty; is a variable of the shell not set?")
     if options["no_prune"]:
@@ -238,7 +238,7 @@ def as_dict(vlm: "Session", answer: "Answer") -> dict[str, Any]:
     return {
         "answer": text,
         "finish_reason": answer.finish_reason,
-        **({} if answer.probabilities is None else {"probabilities": answer.probabilities}),
+        "probabilities": answer.probabilities,
         "model": vlm.bundle.manifest.model.name,
         "pruning": {
             "method": report.method,
@@ -294,7 +294,7 @@ def as_table(answer: "Answer", memory: Mapping[str, int]) -> str:
     if report.pre is not None:
         rows.append(("first stage", f"{report.pre_kept:9d} of {report.total} entered layer 0, method {report.pre}"))
     rows.append(("visual kept", kept + (f": {report.reason}" if report.reason else "")))
-    rows += [(str(choice)[:14], f"{share:9.1%}") for choice, share in (answer.probabilities or {}).items()]
+    rows += [("choice", f"{share:9.1%} {choice}") for choice, share in (answer.probabilities or {}).items()]
     if stats.peak_bytes is not None:
         rows.append(("peak memory", f"{stats.peak_bytes / 1e6:9.1f} MB"))
     rows += [(name.removesuffix("_bytes"), f"{size / 1e6:9.1f} MB") for name, size in memory.items() if size]

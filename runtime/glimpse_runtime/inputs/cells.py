@@ -50,14 +50,14 @@ def _places(cells: Any, grid: Grid, number: int) -> IntArray | None:
     try:
         array = np.asarray(cells)
     except (TypeError, ValueError):  # rows of uneven lengths
-        array = np.empty(0)
+        array = np.empty(())
     rows, columns = grid.merged
     count = grid.visual_tokens
     if array.dtype.kind == "b":
         if array.shape != grid.merged:
             raise InputError(f"the mask of cells of image {number} has shape {array.shape}, its grid is {grid.merged}")
         places = np.flatnonzero(array)
-    elif array.dtype.kind in "iu" and array.ndim == 1:
+    elif array.ndim == 1 and (array.dtype.kind in "iu" or not array.size):
         places = array.astype(np.int64)
     else:
         raise InputError(

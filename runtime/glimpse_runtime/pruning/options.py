@@ -41,7 +41,8 @@ class Pruning:
         seed: of methods that draw.
         zoom: look at a copy of the image with this share of its pixels first, above 0 and below 1, and encode only
             the places that its scores name at full resolution; one image above 256 visual tokens. What is encoded is
-            kept whole; where the image is encoded whole, the other options apply, and the report says why.
+            kept whole, whatever the other options say; where the image is encoded whole, they apply, and the report
+            says why.
         zoom_margin: visual tokens around those places that are encoded too.
         zoom_threshold: scores of the copy above it name a place, 0..1.
         zoom_gate: the image is encoded whole where the copy's best score is below it, 0..1; 0 never.

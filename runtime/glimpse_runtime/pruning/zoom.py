@@ -97,6 +97,7 @@ def enlarged(mask: BoolArray, shape: tuple[int, int]) -> BoolArray:
 
 def dilated(mask: BoolArray, margin: int) -> BoolArray:
     """Returns a mask with ``margin`` cells more around everything, corners included."""
+    margin = min(margin, max(mask.shape))  # more is everything
     if not margin:
         return mask
     padded, (rows, columns) = np.pad(mask, margin), mask.shape

@@ -32,13 +32,11 @@ class Choice:
     """What was chosen.
 
     Attributes:
-        text: the choice as it was given; of ``bool`` the likeliest spelling.
-        value: what it stands for.
-        tokens: its ids.
+        value: the choice as it was given, or the bool it stands for.
+        tokens: its ids; of a bool those of the likeliest spelling.
         probabilities: of every value; they add up to one.
     """
 
-    text: str
     value: Any
     tokens: tuple[int, ...]
     probabilities: Mapping[Any, float]
@@ -85,28 +83,33 @@ def checked_choices(choices: Any) -> Mapping[str, Any] | None:
 class ChoiceTree:
     """The tokens of some choices by their shared starts."""
 
-    def __init__(self, choices: Mapping[str, Any], tokenizer: Tokenizer, eos: Sequence[int]) -> None:
+    def __init__(
+        self, choices: Mapping[str, Any], tokenizer: Tokenizer, eos: Sequence[int], answer_open: str = ""
+    ) -> None:
         """Tokenises the choices.
 
         Args:
             choices: the value of every text.
             tokenizer: the model's.
             eos: the ids that end an answer.
+            answer_open: what the chat template has between the prompt's end and an answer, which the model says itself:
+                a blank in LLaVA's.
 
         Raises:
             InputError: the tokenizer makes no tokens of a choice, or the same of two.
         """
         self._values = choices
         self._texts = tuple(choices)
-        self._ids = tuple(tuple(tokenizer.encode([(choice, False)])) for choice in self._texts)
+        opening = tuple(tokenizer.encode([(answer_open, True)]))
+        self._ids = tuple(tuple(tokenizer.encode([(answer_open, True), (choice, False)])) for choice in self._texts)
         self._eos = list(eos)
         self._root = _Node()
         for index, ids in enumerate(self._ids):
             node = self._root
             for token in ids:
                 node = node.after.setdefault(token, _Node())
-            if not ids or node.ending is not None:
-                same = "no tokens" if not ids else f"the same tokens as {shown(self._texts[node.ending or 0])}"
+            if ids == opening or node.ending is not None:
+                same = "no tokens" if ids == opening else f"the same tokens as {shown(self._texts[node.ending or 0])}"
                 raise InputError(
                     f"choice {shown(self._texts[index])} has {same} in this model's tokenizer; give another"
                 )
@@ -130,7 +133,7 @@ class ChoiceTree:
             probabilities[self._values[choice]] += float(share)
         value = max(probabilities, key=probabilities.__getitem__)
         best = max((i for i, name in enumerate(self._texts) if self._values[name] == value), key=shares.__getitem__)
-        return Choice(self._texts[best], value, self._ids[best], probabilities)
+        return Choice(value, self._ids[best], probabilities)
 
     def _weigh(self, logits: FloatArray, read: Read) -> DoubleArray:
         """Returns the (choices,) logarithms of the probabilities."""

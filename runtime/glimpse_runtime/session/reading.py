@@ -79,6 +79,7 @@ class Reading:
         Raises:
             InputError: the tokenizer cannot tell them apart.
         """
-        if request.choices is None or self.tokenizer is None:
+        template = self.manifest.prompt
+        if request.choices is None or self.tokenizer is None or template is None:
             return None
-        return ChoiceTree(request.choices, self.tokenizer, self.manifest.tokens.eos)
+        return ChoiceTree(request.choices, self.tokenizer, self.manifest.tokens.eos, template.answer_open)

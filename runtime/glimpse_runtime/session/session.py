@@ -237,7 +237,7 @@ class Session(fork.OfOneProcess):
         try:
             with request.stats.stage("preprocess"):
                 prompt, scene, pictures = request.interrupt.run(prepare)
-                tree = self._reading.choices(request)
+                tree = request.interrupt.run(lambda: self._reading.choices(request))
                 pipeline.check(prompt, request.pruning, tree.longest if tree else 1)
         except Interrupted:
             report = report_unpruned((), "the request ended before its images were read")

@@ -46,10 +46,10 @@ class Turns:
                 self._lock.release()
             raise SessionError("this session is busy with another request; use one session per thread")
         try:
+            # Before the look: who closes from now on cancels this request, and leaves the model until it has ended.
+            self._computing, self._running = True, interrupt
             if self._closing:
                 raise SessionError(CLOSED)
-            self._computing = True
-            self._running = interrupt
             yield
         finally:
             self._computing = False
@@ -58,9 +58,9 @@ class Turns:
 
     def close(self) -> None:
         """Ends the request that is running; the session is freed now, or when the request has ended."""
+        self._closing = True  # before the lock: a request that waits for it is not begun any more
         self.cancel()
         with self._lock:
-            self._closing = True
             if not self._computing:
                 self._free_if_closed()
 

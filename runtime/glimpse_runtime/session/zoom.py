@@ -12,7 +12,7 @@ from glimpse_runtime.inputs.grid import Grid
 from glimpse_runtime.inputs.prompt import Prompt, place
 from glimpse_runtime.pruning.options import Pruning
 from glimpse_runtime.pruning.report import PruneReport
-from glimpse_runtime.pruning.zoom import ZoomReport, choose, too_small
+from glimpse_runtime.pruning.zoom import LEAST_SCOUTED, ZoomReport, choose, too_small
 from glimpse_runtime.session.request import Request
 from glimpse_runtime.steps.entering import Entry
 from glimpse_runtime.steps.pipeline import Pipeline
@@ -68,7 +68,9 @@ def look(
         return Zoom(native, ZoomReport(pruning.zoom, reason, patches_share=1.0 if pictures else 0.0))
     (grid,), (picture,) = prompt.grids, pictures
     stats, interrupt = request.stats, request.interrupt
-    small = family.limited(int(pruning.zoom * grid.patches * pipeline.manifest.vision.patch_size**2))
+    pixels = grid.patches * pipeline.manifest.vision.patch_size**2
+    least = LEAST_SCOUTED * pixels // grid.visual_tokens
+    small = family.limited(max(int(pruning.zoom * pixels), least))
     with stats.stage("preprocess"):
         patches = interrupt.run(lambda: small.patches(picture))
     visual = [pipeline.encode(patches, stats, interrupt, stage="scout_vision")]

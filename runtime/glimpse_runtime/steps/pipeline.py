@@ -1,5 +1,6 @@
 """The stages in order: vision, lower layers, scorer, selection, compaction, upper layers, decode steps."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -71,13 +72,12 @@ class Pipeline:
         self._load, self._engines = load, engines
         self._update_stage = stages.get(UPDATE_STAGE)
         self._updater: Updater | None = None
+        emit, require_finite = _weakly(self._emit), _weakly(self._require_finite)
         self._rows = RowRunner(backend, rope)
-        self._encoder = VisionEncoder(manifest, self.family, backend, engines["vision"], self._emit)
-        self._lower = LowerLayers(
-            manifest, backend, embedding, self._rows, engines["lower"], self._lower_cache, self._emit
-        )
-        scorer = Scorer(manifest, self.family, backend, engines["score"], self._emit)
-        self._selector = Selector(bundle, backend, scorer, embedding, self._require_finite)
+        self._encoder = VisionEncoder(manifest, self.family, backend, engines["vision"], emit)
+        self._lower = LowerLayers(manifest, backend, embedding, self._rows, engines["lower"], self._lower_cache, emit)
+        scorer = Scorer(manifest, self.family, backend, engines["score"], emit)
+        self._selector = Selector(bundle, backend, scorer, embedding, require_finite)
         self._step = Stepper(
             manifest,
             backend,
@@ -323,6 +323,7 @@ class Pipeline:
             logits = self._step(token, self._next_position, interrupt)
             require_finite("upper", self.manifest.precision, logits)
         self._next_position += 1
+        stats.decode_steps += 1
         self._emit("logits_step", logits[None])
         return logits
 
@@ -347,3 +348,15 @@ class Pipeline:
                 for name, buffer in cache.state.items():
                     rows = self._backend.download(buffer)[0, :, : cache.length, : self.manifest.text.head_dim]
                     self.trace(f"cache.{name}", rows)
+
+
+def _weakly(method: Callable[..., None]) -> Callable[..., None]:
+    """Returns a method for the pipeline's own parts: with it they do not keep the graphs of a dropped one loaded."""
+    reference = weakref.WeakMethod(method)
+
+    def call(*arguments: object) -> None:
+        found = reference()
+        if found is not None:
+            found(*arguments)
+
+    return call

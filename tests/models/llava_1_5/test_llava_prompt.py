@@ -26,6 +26,7 @@ from glimpse_models.llava_1_5.heavy.text.tokenizer import write_tokenizer
 from glimpse_runtime.inputs.grid import Grid
 from glimpse_runtime.inputs.prompt import build_prompt
 from glimpse_runtime.inputs.tokenizer import Tokenizer
+from glimpse_runtime.session.reading import Reading
 
 IMAGE = len(pieces())
 GRID = Grid(2, 3, 1)
@@ -115,6 +116,23 @@ def test_conversations_have_the_originals_ids(both: tuple[Made, Original]) -> No
         turns = list(zip(texts[:-1:2], texts[1::2], strict=True))
         want = original.ids(original.conversation(texts, images, SYSTEM if system is None else system))
         assert made.ids(texts[-1], images, system, turns) == want, (texts, images, system)
+
+
+def test_choices_have_the_ids_of_the_originals_answers(both: tuple[Made, Original]) -> None:
+    """The blank behind ``ASSISTANT:`` belongs to the answer, whose first word has other ids without it."""
+    made, original = both
+    choices = ["ab", "a", "aab b", "Yes", " a"]
+    manifest: Any = SimpleNamespace(prompt=made._spec, tokens=SimpleNamespace(eos=(2,)))
+    request: Any = SimpleNamespace(choices={choice: choice for choice in choices})
+    tree = Reading(manifest, made._tokenizer, manifest).choices(request)
+    prompt = original.conversation(["a"], 0, SYSTEM)
+    start = original.ids(prompt)
+    assert tree is not None
+    for choice, ids in zip(choices, tree._ids, strict=True):
+        whole = original.ids(f"{prompt} {choice}")
+        assert whole[: len(start)] == start
+        assert list(ids) == whole[len(start) :], choice
+        assert made._tokenizer.decode(ids) == choice
 
 
 def test_every_tricky_question(both: tuple[Made, Original]) -> None:

@@ -35,7 +35,7 @@ def brute_force(found: np.ndarray, shape: tuple[int, int], margin: int) -> np.nd
     return out
 
 
-@pytest.mark.parametrize("margin", [0, 1, 2, 5, 100])
+@pytest.mark.parametrize("margin", [0, 1, 2, 5, 100, 10**9])
 @pytest.mark.parametrize("shape", [(17, 20), (8, 10), (5, 31), (1, 1)])
 def test_places_are_enlarged_and_dilated(margin: int, shape: tuple[int, int]) -> None:
     found = np.random.default_rng(margin).random((8, 10)) < 0.05

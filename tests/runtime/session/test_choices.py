@@ -1,6 +1,7 @@
 """Choices: probabilities against a brute-force count over prefills, and what is refused."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from support.places import ROOT
 
 from glimpse_runtime import InputError, Pruning, Sampling, Session
 from glimpse_runtime.session.choices import ChoiceTree
+from glimpse_runtime.session.reading import Reading
 from glimpse_runtime.steps.pipeline import Pipeline
 
 COLOURS = ["red", "green", "blue", "orange", "black"]
@@ -171,6 +173,7 @@ def test_a_deadline_leaves_no_value(pocket: Session, photo: np.ndarray) -> None:
         (["\ud800", "b"], "not valid Unicode"),
         (int, "choices must be a tuple"),
         (7, "choices must be a tuple"),
+        ({"yes": True, "no": False}, "choices must be a tuple"),
         (list(map(str, range(1001))), "2 to 1000 texts"),
     ],
 )
@@ -202,6 +205,30 @@ def test_the_command_prints_the_choice() -> None:
     found = json.loads(run_here("glimpse_runtime.cli.run", PICTURE, *question, "--json").stdout)
     assert set(found["probabilities"]) == {"red", "green", "blue"}
     assert found["answer"] == plain.stdout.strip()
+    long = ["a colour that is not here: white", "a colour that is not here: brown"]
+    table = run_here("glimpse_runtime.cli.run", PICTURE, "What colour?", "--choices", ",".join(long), "--stats").stderr
+    assert all(choice in table for choice in long)
     refused = run_here("glimpse_runtime.cli.run", PICTURE, *question, "--temperature", "1")
     assert refused.returncode == 2
     assert "--temperature has no meaning" in refused.stderr
+
+
+def test_decode_speed_counts_steps_not_tokens(pocket: Session, photo: np.ndarray) -> None:
+    long = pocket.ask(photo, QUESTION, choices=["12345678", "2"])
+    assert long.stats.decode_tokens_per_s == 0, "their first tokens differ: nothing was decoded"
+    shared = pocket.ask(photo, QUESTION, choices=["1112", "1113"]).stats
+    assert shared.decode_steps == 3
+    assert shared.decode_tokens_per_s == pytest.approx(3e3 / shared.stage_ms["decode"])
+
+
+def test_a_deadline_covers_tokenising_choices(
+    pocket: Session, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*_: object) -> None:
+        time.sleep(1.2)
+
+    monkeypatch.setattr(Reading, "choices", slow)
+    start_s = time.perf_counter()
+    answer = pocket.ask(photo, QUESTION, choices=COLOURS, timeout=0.1)
+    assert (answer.value, answer.text, answer.finish_reason) == (None, "", "deadline")
+    assert time.perf_counter() - start_s < 1

@@ -51,6 +51,11 @@ def test_cells_that_an_image_does_not_have_are_refused(pocket: Session, photo: n
         pocket.encode(photo, cells=cells)
 
 
+def test_no_cells_at_all_are_called_so(pocket: Session, photo: np.ndarray) -> None:
+    with pytest.raises(InputError, match="no cell of image 0 is chosen"):
+        pocket.encode(photo, cells=[])
+
+
 @pytest.mark.parametrize("cells", [[0], [[0], [1]], np.array([0]), [None, None], {0: 1}])
 def test_a_list_of_images_takes_a_list_of_cells(pocket: Session, photo: np.ndarray, cells: Any) -> None:
     with pytest.raises(InputError, match=r"cells"):

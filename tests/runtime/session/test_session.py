@@ -255,6 +255,18 @@ def test_an_answer_that_was_dropped_is_not_completed(pocket: Session, photo: np.
         gc.enable()
 
 
+def test_a_dropped_session_frees_its_engines_at_once() -> None:
+    """Nothing in it refers to itself in a circle: gigabytes would wait for the garbage collector."""
+    vlm = load(warmup="off", scene_cache_bytes=0)
+    engines = [weakref.ref(engine) for engine in vlm._open_pipeline()._engines.values()]
+    gc.disable()
+    try:
+        del vlm
+        assert [engine() for engine in engines] == [None] * len(engines)
+    finally:
+        gc.enable()
+
+
 def test_a_closed_session_says_so(photo: np.ndarray) -> None:
     vlm = load()
     vlm.close()

@@ -66,6 +66,16 @@ def test_an_image_encoded_whole_is_answered_as_without_zoom(vlm: Session, big: S
     assert answer.pruning.method == "glimpse"
 
 
+def test_the_smallest_copy_has_the_tokens_that_are_followed(vlm: Session, big: Sample) -> None:
+    for share in (1e-9, 0.001):
+        zoom = vlm.ask(
+            big.image, "What is it?", pruning=Pruning(zoom=share, zoom_gate=0), max_new_tokens=1
+        ).pruning.zoom
+        assert zoom is not None
+        assert zoom.scores is not None
+        assert 1 <= zoom.scores.size <= 4
+
+
 def test_what_cannot_be_zoomed_says_why(vlm: Session, big: Sample, photo: np.ndarray) -> None:
     for images, reason, share in (
         (photo, "visual tokens, zooming needs more than 256", 1),
