@@ -32,6 +32,7 @@ from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.packaged import packaged_bundle
 from glimpse_runtime.files.hashing import sha256_of
 from glimpse_runtime.interrupt import Interrupt
+from glimpse_runtime.session.request import make_request
 from glimpse_runtime.stats import Stats
 
 QUESTION = "What colour is the circle in the picture?"
@@ -53,10 +54,11 @@ class Runs:
     def __init__(self, vlm: Session, visual_tokens: int) -> None:
         """Encodes the image."""
         self._pipeline = vlm._open_pipeline()
-        scene, pictures = vlm._read(image_of(visual_tokens), None)
+        scene, pictures = vlm._read(image_of(visual_tokens), None, vlm._family)
         self.prompt = vlm._build_prompt(QUESTION, scene.grids, None, ())
-        self.vision = Stats()
-        vlm._encode_into(scene, pictures, self.vision, Interrupt())
+        request = make_request(None, None, 1, None)
+        self.vision = request.stats
+        vlm._encode_into(scene, pictures, request)
         self._visual = scene.visual
         self.total = sum(grid.visual_tokens for grid in scene.grids)
 

@@ -14,12 +14,10 @@ from glimpse_models.pocket.evaluate import MAX_NEW_TOKENS
 from glimpse_runtime import Pruning, Session
 from glimpse_runtime.arrays import BoolArray
 from glimpse_runtime.inputs.prompt import Prompt
-from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.pruners import BEFORE
 from glimpse_runtime.pruning.report import PruneReport
 from glimpse_runtime.session.request import make_request
 from glimpse_runtime.session.scene_cache import SceneState
-from glimpse_runtime.stats import Stats
 
 PREFILL = ("preselect", "lower", "score", "select", "compact", "upper")
 
@@ -88,8 +86,8 @@ class Asker:
     def look(self, image: Image.Image) -> Picture:
         """Encodes an image."""
         start = time.perf_counter()
-        scene, pixels = self._session._read(image, None)
-        self._session._encode_into(scene, pixels, Stats(), Interrupt())
+        scene, pixels = self._session._read(image, None, self._session._family)
+        self._session._encode_into(scene, pixels, make_request(None, None, 1, None))
         for visual in scene.visual:  # a device is waited for: its time must not fall on whoever asks first
             self._pipeline._backend.download(visual.embeds)
         return Picture(scene, (time.perf_counter() - start) * 1e3)

@@ -75,6 +75,7 @@ def _pruners() -> str:
     "--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be given more than once."
 )
 @click.option("--max-pixels", type=_COUNT, help="Shrink images to at most this many pixels.")
+@click.option("--max-visual-tokens", type=_COUNT, help="Shrink each image until it has at most so many visual tokens.")
 @click.option("--system", metavar="TEXT", help="System message instead of the model's own.")
 @click.option(
     "--overlay",
@@ -164,6 +165,7 @@ def answer_question(images: list[str], question: str, options: dict[str, Any]) -
             max_new_tokens=options["max_new_tokens"],
             timeout=options["timeout"],
             system=options["system"],
+            max_visual_tokens=options["max_visual_tokens"],
         )
         if not options["as_json"]:
             for piece in answer:

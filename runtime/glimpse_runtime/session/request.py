@@ -10,6 +10,7 @@ import numpy as np
 
 from glimpse_runtime.checked import real, shown, whole
 from glimpse_runtime.errors import ImageError, InputError
+from glimpse_runtime.inputs.family import Family
 from glimpse_runtime.inputs.images import ImageSource
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.pruning.options import Pruning
@@ -31,8 +32,17 @@ class Request:
     max_new_tokens: int
     interrupt: Interrupt
     eos: Sequence[int] | None = None
+    max_visual_tokens: int | None = None
     stats: Stats = field(default_factory=Stats)
     start_s: float = field(default_factory=time.perf_counter)
+
+    def seen_by(self, family: Family) -> Family:
+        """Returns the family with the request's limit of visual tokens.
+
+        Raises:
+            InputError: the model cannot see so few.
+        """
+        return family if self.max_visual_tokens is None else family.at_most(self.max_visual_tokens)
 
 
 def make_request(
@@ -41,6 +51,7 @@ def make_request(
     max_new_tokens: int,
     timeout: float | None,
     eos: Sequence[int] | None = None,
+    max_visual_tokens: int | None = None,
 ) -> Request:
     """Fills what was left open and checks the rest.
 
@@ -51,7 +62,10 @@ def make_request(
         if value is not None and not isinstance(value, kind):
             raise InputError(f"{name} must be a {kind.__name__}, found {shown(value)}")
     most = whole("max_new_tokens", max_new_tokens, 1)
-    return Request(pruning or Pruning(), sampling or Sampling(), most, Interrupt(seconds(timeout)), _ids(eos))
+    if max_visual_tokens is not None:
+        max_visual_tokens = whole("max_visual_tokens", max_visual_tokens, 1)
+    interrupt = Interrupt(seconds(timeout))
+    return Request(pruning or Pruning(), sampling or Sampling(), most, interrupt, _ids(eos), max_visual_tokens)
 
 
 def seconds(timeout: float | None) -> float | None:

@@ -10,12 +10,13 @@ from glimpse_runtime.arrays import IntArray
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.memory import memory_of_files
 from glimpse_runtime.errors import InputError, PromptError, SessionError
-from glimpse_runtime.inputs.cells import Cells, checked_cells
+from glimpse_runtime.inputs.cells import Cells, Chosen, checked_cells
+from glimpse_runtime.inputs.family import Family
 from glimpse_runtime.inputs.grid import Grid, Patches
 from glimpse_runtime.inputs.images import read_image
 from glimpse_runtime.inputs.prompt import Prompt, build_prompt, checked_ids, place
 from glimpse_runtime.inputs.tokenizer import Tokenizer
-from glimpse_runtime.interrupt import Interrupt, Interrupted
+from glimpse_runtime.interrupt import Interrupted
 from glimpse_runtime.pruning.options import Pruning
 from glimpse_runtime.pruning.report import PruneReport, report_unpruned
 from glimpse_runtime.session import fork
@@ -33,7 +34,6 @@ from glimpse_runtime.session.scene import Scene
 from glimpse_runtime.session.scene_cache import SceneCache, SceneState, content_key
 from glimpse_runtime.session.turns import Turns
 from glimpse_runtime.session.zoom import look
-from glimpse_runtime.stats import Stats
 from glimpse_runtime.steps.entering import Entry
 from glimpse_runtime.steps.pipeline import Pipeline
 from glimpse_runtime.steps.prefix import Prefix
@@ -67,6 +67,7 @@ class Session:
         timeout: float | None = None,
         system: str | None = None,
         encoding: str | None = None,
+        max_visual_tokens: int | None = None,
     ) -> Answer:
         """Asks a question about zero or more images.
 
@@ -85,16 +86,18 @@ class Session:
             timeout: seconds from this call until the answer ends with what it has, reason ``deadline``.
             system: system message; None is the model's own.
             encoding: channel order of image arrays, such as ``bgr8``; None is ``rgb8``.
+            max_visual_tokens: each image is made smaller until it has at most so many; None is no limit but the
+                session's.
 
         Raises:
             InputError: an image, the question or an option cannot be used.
             SessionError: the session is closed or busy.
         """
-        request = make_request(pruning, sampling, max_new_tokens, timeout)
+        request = make_request(pruning, sampling, max_new_tokens, timeout, None, max_visual_tokens)
         self._turns.begin(request.interrupt)
 
         def prepare() -> tuple[Prompt, SceneState, list[Image.Image]]:
-            scene, pictures = self._read(images, encoding)
+            scene, pictures = self._read(images, encoding, request.seen_by(self._family))
             return self._build_prompt(question, scene.grids, system, ()), scene, pictures
 
         return self._prepared(request, prepare)
@@ -131,7 +134,7 @@ class Session:
 
         def prepare() -> tuple[Prompt, SceneState, list[Image.Image]]:
             checked = checked_ids(ids, manifest.text.vocab_size, image_token)
-            scene, pictures = self._read(images, None)
+            scene, pictures = self._read(images, None, self._family)
             return place(checked, scene.grids, image_token, self._family), scene, pictures
 
         return self._prepared(request, prepare)
@@ -144,6 +147,7 @@ class Session:
         encoding: str | None = None,
         timeout: float | None = None,
         cells: Cells = None,
+        max_visual_tokens: int | None = None,
     ) -> Scene:
         """Runs everything about some images that does not depend on a question.
 
@@ -156,18 +160,19 @@ class Session:
             cells: which cells of the merged grid to encode, one cell being one visual token; None is all. For one
                 image ascending places or a bool mask (rows, columns) such as those of ``PruneReport``; for a list of
                 images a list of these. The time follows their number; what is left out never enters the decoder.
+            max_visual_tokens: see ``ask``; cells are those of the smaller image.
 
         Raises:
             InputError: an image or its cells cannot be used, there is no image, or the model's vision encoder takes
                 whole images alone.
             SessionError: the session is closed or busy, or it was ended by its deadline or ``cancel``.
         """
-        request = make_request(pruning or Pruning(enabled=False), None, 1, timeout)
+        request = make_request(pruning or Pruning(enabled=False), None, 1, timeout, None, max_visual_tokens)
         stats, interrupt = request.stats, request.interrupt
         self._turns.begin(interrupt)
         pipeline = self._open_pipeline()
         try:
-            scene, pictures = interrupt.run(lambda: self._read(images, encoding))
+            scene, pictures = interrupt.run(lambda: self._read(images, encoding, request.seen_by(self._family)))
         except Interrupted:
             raise SessionError(f"the scene was not finished: {interrupt.reason}") from None
         if not pictures:
@@ -178,7 +183,7 @@ class Session:
         self._turns.finish_left(interrupt)
         with self._turns.take(interrupt):
             try:
-                self._encode_into(scene, pictures, stats, interrupt, chosen)
+                self._encode_into(scene, pictures, request, chosen)
                 if not request.pruning.enters_by_question:
                     entry = pipeline.enter(prompt, scene.visual, request.pruning, stats, interrupt)
                     self._prefix(scene, entry, request, always=True)
@@ -267,14 +272,16 @@ class Session:
         first: int | None = None
         with self._turns.take(interrupt):
             try:
-                key = content_key(pictures) if pictures and self._scenes.limit_bytes else None
+                key = content_key(pictures, prompt.grids) if pictures and self._scenes.limit_bytes else None
                 known = self._scenes.get(key) if key else None
-                zoom = look(pipeline, self._family, prompt, pictures if known is None else None, request)
+                zoom = look(
+                    pipeline, request.seen_by(self._family), prompt, pictures if known is None else None, request
+                )
                 pruning = zoom.request.pruning
                 if known is not None:
                     scene.visual, scene.prefix = known.visual, known.prefix
                 elif pictures:
-                    self._encode_into(scene, pictures, stats, interrupt, zoom.cells)
+                    self._encode_into(scene, pictures, request, zoom.cells)
                 entry = pipeline.enter(prompt, scene.visual, pruning, stats, interrupt)
                 prefix = None if zoom.cells else self._prefix(scene, entry, zoom.request, always=pictures is None)
                 if key and not zoom.cells:  # a part of an image says little to another question
@@ -332,30 +339,25 @@ class Session:
                 except Interrupted:
                     return
 
-    def _read(self, images: Images, encoding: str | None) -> tuple[SceneState, list[Image.Image]]:
+    def _read(self, images: Images, encoding: str | None, family: Family) -> tuple[SceneState, list[Image.Image]]:
         """Reads images; returns a scene that knows only their sizes, and their pixels."""
         frames = frames_of(images, encoding)
         pictures = [read_image(frame.image, frame.encoding) for frame in frames]
-        grids = tuple(self._family.grid(picture) for picture in pictures)
+        grids = tuple(family.grid(picture) for picture in pictures)
         return SceneState(grids, tuple(picture.size for picture in pictures), newest_stamp(frames)), pictures
 
     def _encode_into(
-        self,
-        scene: SceneState,
-        pictures: Sequence[Image.Image],
-        stats: Stats,
-        interrupt: Interrupt,
-        cells: Sequence[IntArray | None] | None = None,
+        self, scene: SceneState, pictures: Sequence[Image.Image], request: Request, cells: Chosen = None
     ) -> None:
-        pipeline = self._open_pipeline()
+        pipeline, family = self._open_pipeline(), request.seen_by(self._family)
 
         def patches(picture: Image.Image) -> Patches:
-            with stats.stage("preprocess"):
-                return interrupt.run(lambda: self._family.patches(picture))
+            with request.stats.stage("preprocess"):
+                return request.interrupt.run(lambda: family.patches(picture))
 
         # One after the other: patches take more memory than what is made of them.
         scene.visual = [
-            pipeline.encode(patches(picture), stats, interrupt, chosen)
+            pipeline.encode(patches(picture), request.stats, request.interrupt, chosen)
             for picture, chosen in zip(pictures, cells or [None] * len(pictures), strict=True)
         ]
 
