@@ -33,6 +33,7 @@ from glimpse_runtime.bundle.packaged import packaged_bundle
 from glimpse_runtime.files.hashing import sha256_of
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.session.request import make_request
+from glimpse_runtime.session.seeing import encode_into, read
 from glimpse_runtime.stats import Stats
 
 QUESTION = "What colour is the circle in the picture?"
@@ -54,11 +55,11 @@ class Runs:
     def __init__(self, vlm: Session, visual_tokens: int) -> None:
         """Encodes the image."""
         self._pipeline = vlm._open_pipeline()
-        scene, pictures = vlm._read(image_of(visual_tokens), None, vlm._family)
+        scene, pictures = read(image_of(visual_tokens), None, vlm._family)
         self.prompt = vlm._build_prompt(QUESTION, scene.grids, None, ())
         request = make_request(None, None, 1, None)
         self.vision = request.stats
-        vlm._encode_into(scene, pictures, request)
+        encode_into(scene, pictures, self._pipeline, vlm._family, request)
         self._visual = scene.visual
         self.total = sum(grid.visual_tokens for grid in scene.grids)
 

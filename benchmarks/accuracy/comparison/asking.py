@@ -18,6 +18,7 @@ from glimpse_runtime.pruners import BEFORE
 from glimpse_runtime.pruning.report import PruneReport
 from glimpse_runtime.session.request import make_request
 from glimpse_runtime.session.scene_cache import SceneState
+from glimpse_runtime.session.seeing import encode_into, read
 
 PREFILL = ("preselect", "lower", "score", "select", "compact", "upper")
 
@@ -86,8 +87,8 @@ class Asker:
     def look(self, image: Image.Image) -> Picture:
         """Encodes an image."""
         start = time.perf_counter()
-        scene, pixels = self._session._read(image, None, self._session._family)
-        self._session._encode_into(scene, pixels, make_request(None, None, 1, None))
+        scene, pixels = read(image, None, self._session._family)
+        encode_into(scene, pixels, self._pipeline, self._session._family, make_request(None, None, 1, None))
         for visual in scene.visual:  # a device is waited for: its time must not fall on whoever asks first
             self._pipeline._backend.download(visual.embeds)
         return Picture(scene, (time.perf_counter() - start) * 1e3)

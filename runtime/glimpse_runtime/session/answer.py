@@ -9,6 +9,7 @@ from glimpse_runtime.errors import SessionError
 from glimpse_runtime.inputs.tokenizer import Tokenizer
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.pruning.report import PruneReport
+from glimpse_runtime.session.request import BudgetReport
 from glimpse_runtime.stats import Stats
 
 log = logging.getLogger("glimpse")
@@ -20,6 +21,7 @@ class Answer:
     Attributes:
         pruning: which visual tokens were kept, and why.
         stats: stage times; complete when the answer is.
+        budget: how the question was fitted into ``budget_ms``; None without one.
         stamp: acquisition time of the newest frame, in seconds of ``time.monotonic()``; None if it had none.
         token_ids: the tokens so far, the one that ended the answer included.
         finish_reason: None while the answer goes on, then ``stop`` (the model or a stop text ended it),
@@ -41,6 +43,7 @@ class Answer:
         self.pruning = pruning
         self.stats = stats
         self.stamp = stamp
+        self.budget: BudgetReport | None = None
         self.token_ids: list[int] = []
         self.finish_reason: str | None = None
         self._tokens = tokens

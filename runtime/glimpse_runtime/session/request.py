@@ -24,8 +24,34 @@ DEFAULT_MAX_NEW_TOKENS = 128
 
 
 @dataclass(frozen=True)
+class BudgetReport:
+    """How a request was fitted into its budget.
+
+    Attributes:
+        budget_ms: what was asked.
+        predicted_ms: from the call to the first token, as predicted before computing, with the margin.
+        way: ``full``, ``pruned``, ``two-stage``, ``zoom`` or ``smaller``.
+        max_visual_tokens: the limit per image that was chosen; None where images have their own size.
+        max_keep_ratio: share of the visual tokens kept at most; None where pruning has no cap.
+        pre_keep: share that the first stage keeps; None without one.
+        zoom_most: share of the image encoded at full resolution; None without zoom.
+    """
+
+    budget_ms: float
+    predicted_ms: float
+    way: str
+    max_visual_tokens: int | None
+    max_keep_ratio: float | None
+    pre_keep: float | None
+    zoom_most: float | None
+
+
+@dataclass
 class Request:
-    """The options of one question; made when it is asked, so its deadline counts from there."""
+    """The options of one question; made when it is asked, so its deadline counts from there.
+
+    A budget rewrites ``pruning`` and ``max_visual_tokens`` before anything is computed, and says so in ``budget``.
+    """
 
     pruning: Pruning
     sampling: Sampling
@@ -33,6 +59,8 @@ class Request:
     interrupt: Interrupt
     eos: Sequence[int] | None = None
     max_visual_tokens: int | None = None
+    budget_ms: float | None = None
+    budget: BudgetReport | None = None
     stats: Stats = field(default_factory=Stats)
     start_s: float = field(default_factory=time.perf_counter)
 
@@ -52,6 +80,7 @@ def make_request(
     timeout: float | None,
     eos: Sequence[int] | None = None,
     max_visual_tokens: int | None = None,
+    budget_ms: float | None = None,
 ) -> Request:
     """Fills what was left open and checks the rest.
 
@@ -64,8 +93,12 @@ def make_request(
     most = whole("max_new_tokens", max_new_tokens, 1)
     if max_visual_tokens is not None:
         max_visual_tokens = whole("max_visual_tokens", max_visual_tokens, 1)
+    if budget_ms is not None:
+        budget_ms = real("budget_ms", budget_ms, 0, above=True)
     interrupt = Interrupt(seconds(timeout))
-    return Request(pruning or Pruning(), sampling or Sampling(), most, interrupt, _ids(eos), max_visual_tokens)
+    return Request(
+        pruning or Pruning(), sampling or Sampling(), most, interrupt, _ids(eos), max_visual_tokens, budget_ms
+    )
 
 
 def seconds(timeout: float | None) -> float | None:

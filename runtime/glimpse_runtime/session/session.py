@@ -10,10 +10,8 @@ from glimpse_runtime.arrays import IntArray
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.memory import memory_of_files
 from glimpse_runtime.errors import InputError, PromptError, SessionError
-from glimpse_runtime.inputs.cells import Cells, Chosen, checked_cells
-from glimpse_runtime.inputs.family import Family
-from glimpse_runtime.inputs.grid import Grid, Patches
-from glimpse_runtime.inputs.images import read_image
+from glimpse_runtime.inputs.cells import Cells, checked_cells
+from glimpse_runtime.inputs.grid import Grid
 from glimpse_runtime.inputs.prompt import Prompt, build_prompt, checked_ids, place
 from glimpse_runtime.inputs.tokenizer import Tokenizer
 from glimpse_runtime.interrupt import Interrupted
@@ -21,17 +19,18 @@ from glimpse_runtime.pruning.options import Pruning
 from glimpse_runtime.pruning.report import PruneReport, report_unpruned
 from glimpse_runtime.session import fork
 from glimpse_runtime.session.answer import Answer
+from glimpse_runtime.session.budget import Planner, needs_calibration
+from glimpse_runtime.session.costs import Costs
 from glimpse_runtime.session.request import (
     DEFAULT_MAX_NEW_TOKENS,
     Images,
     Request,
-    frames_of,
     make_request,
-    newest_stamp,
 )
 from glimpse_runtime.session.sampling import Sampler, Sampling
 from glimpse_runtime.session.scene import Scene
 from glimpse_runtime.session.scene_cache import SceneCache, SceneState, content_key
+from glimpse_runtime.session.seeing import encode_into, read
 from glimpse_runtime.session.turns import Turns
 from glimpse_runtime.session.zoom import look
 from glimpse_runtime.steps.entering import Entry
@@ -53,6 +52,7 @@ class Session:
         self._turns = Turns()
         self._scenes = SceneCache(scene_cache_bytes)
         self._forked = False
+        self.costs: Costs | None = None
         fork.watch(self)
         self._family = pipeline.family if max_pixels is None else pipeline.family.limited(max_pixels)
 
@@ -68,6 +68,7 @@ class Session:
         system: str | None = None,
         encoding: str | None = None,
         max_visual_tokens: int | None = None,
+        budget_ms: float | None = None,
     ) -> Answer:
         """Asks a question about zero or more images.
 
@@ -88,16 +89,26 @@ class Session:
             encoding: channel order of image arrays, such as ``bgr8``; None is ``rgb8``.
             max_visual_tokens: each image is made smaller until it has at most so many; None is no limit but the
                 session's.
+            budget_ms: milliseconds from the call until the first token; how the images are seen and pruned is chosen
+                by the measured costs of this machine (``load(calibrate=True)``), as far as the options leave it open.
 
         Raises:
-            InputError: an image, the question or an option cannot be used.
+            InputError: an image, the question or an option cannot be used, or the budget cannot be met.
             SessionError: the session is closed or busy.
         """
-        request = make_request(pruning, sampling, max_new_tokens, timeout, None, max_visual_tokens)
+        request = make_request(pruning, sampling, max_new_tokens, timeout, None, max_visual_tokens, budget_ms)
         self._turns.begin(request.interrupt)
+        if request.budget_ms is not None and self.costs is None:
+            raise needs_calibration()
 
         def prepare() -> tuple[Prompt, SceneState, list[Image.Image]]:
-            scene, pictures = self._read(images, encoding, request.seen_by(self._family))
+            scene, pictures = read(images, encoding, request.seen_by(self._family))
+            prompt = self._build_prompt(question, scene.grids, system, ())
+            if request.budget_ms is None or self.costs is None:
+                return prompt, scene, pictures
+            text = len(prompt.ids) - sum(grid.visual_tokens for grid in scene.grids)
+            Planner(self.costs, self._family, self.bundle.manifest).choose(request, pictures, text)
+            scene.grids = tuple(map(request.seen_by(self._family).grid, pictures))
             return self._build_prompt(question, scene.grids, system, ()), scene, pictures
 
         return self._prepared(request, prepare)
@@ -134,7 +145,7 @@ class Session:
 
         def prepare() -> tuple[Prompt, SceneState, list[Image.Image]]:
             checked = checked_ids(ids, manifest.text.vocab_size, image_token)
-            scene, pictures = self._read(images, None, self._family)
+            scene, pictures = read(images, None, self._family)
             return place(checked, scene.grids, image_token, self._family), scene, pictures
 
         return self._prepared(request, prepare)
@@ -172,7 +183,7 @@ class Session:
         self._turns.begin(interrupt)
         pipeline = self._open_pipeline()
         try:
-            scene, pictures = interrupt.run(lambda: self._read(images, encoding, request.seen_by(self._family)))
+            scene, pictures = interrupt.run(lambda: read(images, encoding, request.seen_by(self._family)))
         except Interrupted:
             raise SessionError(f"the scene was not finished: {interrupt.reason}") from None
         if not pictures:
@@ -183,7 +194,7 @@ class Session:
         self._turns.finish_left(interrupt)
         with self._turns.take(interrupt):
             try:
-                self._encode_into(scene, pictures, request, chosen)
+                encode_into(scene, pictures, pipeline, request.seen_by(self._family), request, chosen)
                 if not request.pruning.enters_by_question:
                     entry = pipeline.enter(prompt, scene.visual, request.pruning, stats, interrupt)
                     self._prefix(scene, entry, request, always=True)
@@ -268,20 +279,21 @@ class Session:
         pipeline, stats, interrupt = self._open_pipeline(), request.stats, request.interrupt
         self._turns.finish_left(interrupt)
         sampler = Sampler(request.sampling, prompt.ids, self.bundle.manifest.generation.repetition_penalty)
-        report = report_unpruned(prompt.grids, "the request ended before pruning")
+        report, family = (
+            report_unpruned(prompt.grids, "the request ended before pruning"),
+            request.seen_by(self._family),
+        )
         first: int | None = None
         with self._turns.take(interrupt):
             try:
                 key = content_key(pictures, prompt.grids) if pictures and self._scenes.limit_bytes else None
                 known = self._scenes.get(key) if key else None
-                zoom = look(
-                    pipeline, request.seen_by(self._family), prompt, pictures if known is None else None, request
-                )
+                zoom = look(pipeline, family, prompt, pictures if known is None else None, request)
                 pruning = zoom.request.pruning
                 if known is not None:
                     scene.visual, scene.prefix = known.visual, known.prefix
                 elif pictures:
-                    self._encode_into(scene, pictures, request, zoom.cells)
+                    encode_into(scene, pictures, pipeline, family, request, zoom.cells)
                 entry = pipeline.enter(prompt, scene.visual, pruning, stats, interrupt)
                 prefix = None if zoom.cells else self._prefix(scene, entry, zoom.request, always=pictures is None)
                 if key and not zoom.cells:  # a part of an image says little to another question
@@ -293,6 +305,7 @@ class Session:
                 pass  # the answer says so by its reason
         stats.prompt_tokens = len(prompt.ids)
         answer = self._finished(first, report, scene.sizes, scene.stamp, request, sampler)
+        answer.budget = request.budget
         self._turns.leave(answer)
         return answer
 
@@ -338,28 +351,6 @@ class Session:
                     token = sampler.choose(pipeline.decode(token, request.stats, request.interrupt))
                 except Interrupted:
                     return
-
-    def _read(self, images: Images, encoding: str | None, family: Family) -> tuple[SceneState, list[Image.Image]]:
-        """Reads images; returns a scene that knows only their sizes, and their pixels."""
-        frames = frames_of(images, encoding)
-        pictures = [read_image(frame.image, frame.encoding) for frame in frames]
-        grids = tuple(family.grid(picture) for picture in pictures)
-        return SceneState(grids, tuple(picture.size for picture in pictures), newest_stamp(frames)), pictures
-
-    def _encode_into(
-        self, scene: SceneState, pictures: Sequence[Image.Image], request: Request, cells: Chosen = None
-    ) -> None:
-        pipeline, family = self._open_pipeline(), request.seen_by(self._family)
-
-        def patches(picture: Image.Image) -> Patches:
-            with request.stats.stage("preprocess"):
-                return request.interrupt.run(lambda: family.patches(picture))
-
-        # One after the other: patches take more memory than what is made of them.
-        scene.visual = [
-            pipeline.encode(patches(picture), request.stats, request.interrupt, chosen)
-            for picture, chosen in zip(pictures, cells or [None] * len(pictures), strict=True)
-        ]
 
     def _prefix(self, scene: SceneState, entry: Entry, request: Request, always: bool) -> Prefix | None:
         """Returns what is known of the entry's start; a start that other questions share is run and kept."""
