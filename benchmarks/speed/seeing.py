@@ -3,8 +3,8 @@
     python benchmarks/speed/seeing.py [--bundle DIR] [--visual-tokens 1024] [--layers 6] [--runs 5] [--json]
 
 All are measured in turn in one run; medians, and their ratio to unpruned. Without a bundle, one of Qwen2.5-VL-3B's
-widths is made with ``make_checkpoint.py``, decoder and vision encoder cut to the same share of their depth. The scorer
-is whole, so a ``glimpse`` of a cut decoder pays too much for it, and a ratio of a whole model is higher.
+widths is made with ``make_checkpoint.py`` (int4, vision int8), decoder and vision encoder cut to the same share of
+their depth. The scorer is whole, so with pruning a cut decoder pays too much for it.
 
 Weights are random, so how much is kept is given: ``--keep`` of the visual tokens, half of them before layer 0 with
 ``--pre``, ``--zoom-share`` of the image in full after a copy with a quarter of its pixels. A stream's frames change in
@@ -28,12 +28,14 @@ import numpy as np
 
 from benchmarks.speed.pruning import image_of
 from benchmarks.speed.scene import make_bundle
+from glimpse_export.weights.precision import Precision
 from glimpse_models import MODELS
 from glimpse_runtime import Pruning, Session, load
 
 QUESTION = "What colour is the circle in the picture?"
 CHANGED = (5, 13, 30)
 WINDOW = 112
+INT4 = Precision.choose("int4")
 
 
 def ways(options: argparse.Namespace) -> dict[str, Pruning]:
@@ -115,7 +117,7 @@ def main() -> None:
     whole = MODELS["qwen2.5-vl-3b"].dims
     depth = max(1, round(32 * options.layers / whole.layers))
     with tempfile.TemporaryDirectory() as folder:
-        bundle = options.bundle or make_bundle(Path(folder), options.layers, depth)
+        bundle = options.bundle or make_bundle(Path(folder), options.layers, depth, INT4)
         result = measure(bundle, options)
     print(json.dumps(result) if options.json else "\n".join(f"{name:<24}{value}" for name, value in result.items()))
 
