@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks.make_checkpoint import cut, write
 from glimpse_export import ExportOptions, export
+from glimpse_export.weights.precision import Precision
 from glimpse_models import MODELS
 from glimpse_runtime import load
 
@@ -26,11 +27,20 @@ SIDE = 28 * 32
 FIRST, SECOND = "What colour is the circle in the picture?", "How many stars can you count in it?"
 
 
-def make_bundle(folder: Path, layers: int = 3, depth: int = 3) -> Path:
-    """Writes checkpoint and bundle of so many layers and vision blocks below ``folder``; returns the bundle."""
+def make_bundle(folder: Path, layers: int = 3, depth: int = 3, precision: Precision | None = None) -> Path:
+    """Writes checkpoint and bundle of so many layers and vision blocks below ``folder``; returns the bundle.
+
+    Args:
+        folder: an empty one.
+        layers: of the decoder.
+        depth: blocks of the vision encoder.
+        precision: of the bundle; None is export's default.
+    """
     part = cut(MODELS["qwen2.5-vl-3b"].dims, layers=layers, depth=depth, vocab=12672)
     base, adapter = write(folder / "checkpoint", part)
-    return export(ExportOptions(str(base), str(adapter), max_context=2048, certify="off"), folder / "bundle")
+    written = precision or Precision()
+    options = ExportOptions(str(base), str(adapter), precision=written, max_context=2048, certify="off")
+    return export(options, folder / "bundle")
 
 
 def measure(bundle: Path, runs: int) -> tuple[dict[str, float], dict[str, dict[str, float]]]:

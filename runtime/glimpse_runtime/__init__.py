@@ -19,10 +19,10 @@ from glimpse_runtime.errors import (
 from glimpse_runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from glimpse_runtime.inputs.frames import Frame, LatestFrame
     from glimpse_runtime.pruning.options import Pruning
     from glimpse_runtime.pruning.report import PruneReport
     from glimpse_runtime.session.answer import Answer
-    from glimpse_runtime.session.frames import Frame, LatestFrame
     from glimpse_runtime.session.loading import load
     from glimpse_runtime.session.sampling import Sampling
     from glimpse_runtime.session.scene import Chat, Scene
@@ -35,8 +35,8 @@ __getattr__ = lazy_names(
     {
         "Answer": "glimpse_runtime.session.answer",
         "Chat": "glimpse_runtime.session.scene",
-        "Frame": "glimpse_runtime.session.frames",
-        "LatestFrame": "glimpse_runtime.session.frames",
+        "Frame": "glimpse_runtime.inputs.frames",
+        "LatestFrame": "glimpse_runtime.inputs.frames",
         "PruneReport": "glimpse_runtime.pruning.report",
         "Pruning": "glimpse_runtime.pruning.options",
         "Sampling": "glimpse_runtime.session.sampling",

@@ -65,7 +65,7 @@ def steps(ledger: Ledger) -> dict[str, Any]:
         module.require_finite = lambda *given: None
     session = load(BUNDLE, device="cuda", warmup="off")
     manifest = session.bundle.manifest
-    cells = sum(grid.visual_tokens for grid in session._read(IMAGE, None)[0].grids)
+    cells = sum(grid.visual_tokens for grid in session._reading.scene(IMAGE, None)[0].grids)
     ids = [*TEXT, *[manifest.tokens.image] * cells, *TEXT]
     ledger.reset()
     session.ask_ids(IMAGE, ids, pruning=Pruning(max_keep_ratio=0.5), max_new_tokens=1)

@@ -12,7 +12,9 @@ REGISTRY, LIGHT, HEAVY = "registry of models", "light half of a family", "heavy 
 ROOMS: dict[str, tuple[str, ...]] = {
     "ground": tuple(
         f"glimpse_runtime.{name}"
-        for name in ("errors", "arrays", "checked", "devices", "interrupt", "lazy", "stats", "_version")
+        for name in (
+            *("errors", "arrays", "checked", "closing", "devices", "fork", "interrupt", "lazy", "stats", "_version"),
+        )
     ),
     REGISTRY: (
         *(f"glimpse_models.{name}" for name in ("__init__", "dims", "facts", "families", "registry", "listing")),

@@ -13,8 +13,8 @@ except ImportError as error:
 
 from glimpse_runtime.adapters.raw import raw_image
 from glimpse_runtime.errors import GlimpseError, ImageError
+from glimpse_runtime.inputs.frames import Frame
 from glimpse_runtime.pruning.options import Pruning
-from glimpse_runtime.session.frames import Frame
 from glimpse_runtime.session.loading import load
 from glimpse_runtime.session.session import Session
 

@@ -18,8 +18,8 @@ except ImportError as error:
 from glimpse_runtime.adapters.raw import raw_image
 from glimpse_runtime.adapters.worker import QuestionWorker
 from glimpse_runtime.errors import GlimpseError, ImageError
+from glimpse_runtime.inputs.frames import Frame
 from glimpse_runtime.pruning.options import Pruning
-from glimpse_runtime.session.frames import Frame
 from glimpse_runtime.session.loading import load
 
 NEWEST_ONLY = QoSProfile(depth=1, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.BEST_EFFORT)

@@ -13,7 +13,7 @@ except ImportError as error:
     raise ImportError('reading video needs OpenCV: pip install "glimpse-edge[video]"') from error
 
 from glimpse_runtime.errors import InputError, SessionError
-from glimpse_runtime.session.frames import LatestFrame
+from glimpse_runtime.inputs.frames import LatestFrame
 
 _USUAL_FPS = 30.0
 # Addresses, devices, pipelines and series of pictures: not files, and OpenCV's own affair.

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from glimpse_runtime.errors import GlimpseError
-from glimpse_runtime.session.frames import Frame, LatestFrame
+from glimpse_runtime.inputs.frames import Frame, LatestFrame
 
 _MOST_WAITING = 8
 

@@ -1,5 +1,6 @@
 """The command ``glimpse-run``: a thin skin over ``load`` and ``ask``."""
 
+import dataclasses
 import json
 import os
 import re
@@ -93,6 +94,14 @@ def _pruners() -> str:
     help="Answer with one of these; --json and --stats show the probability of each. Name them in the question too.",
 )
 @click.option("--max-pixels", type=_COUNT, help="Shrink images to at most this many pixels.")
+@click.option("--max-visual-tokens", type=_COUNT, help="Shrink each image until it has at most so many visual tokens.")
+@click.option(
+    "--budget-ms",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MS",
+    help="See and prune so that the first token comes within so long; needs --calibrate once.",
+)
+@click.option("--calibrate", is_flag=True, help="Measure this bundle's costs on this machine first, if not yet done.")
 @click.option("--system", metavar="TEXT", help="System message instead of the model's own.")
 @click.option(
     "--overlay",
@@ -206,6 +215,7 @@ def answer_question(images: list[str], question: str, options: dict[str, Any]) -
         scene_cache_bytes=0,
         warmup="off",
         verify=options["verify"],
+        calibrate=options["calibrate"],
     ) as vlm:
         answer = vlm.ask(
             images if frames is None else frames,
@@ -216,6 +226,8 @@ def answer_question(images: list[str], question: str, options: dict[str, Any]) -
             timeout=options["timeout"] if frames is not None else 0.0,
             system=options["system"],
             choices=options["choices"],
+            max_visual_tokens=options["max_visual_tokens"],
+            budget_ms=options["budget_ms"],
         )
         if not options["as_json"]:
             for piece in answer:
@@ -253,6 +265,7 @@ def as_dict(vlm: "Session", answer: "Answer") -> dict[str, Any]:
             "keep_masks": [mask.astype(int).tolist() for mask in report.keep_masks],
             "boxes": [list(map(list, boxes)) for boxes in report.boxes],
         },
+        "budget": None if answer.budget is None else dataclasses.asdict(answer.budget),
         "stats": {
             "ttft_ms": round(stats.ttft_ms, 3),
             "stage_ms": {name: round(spent, 3) for name, spent in stats.stage_ms.items()},
@@ -291,6 +304,8 @@ def as_table(answer: "Answer", memory: Mapping[str, int]) -> str:
     if report.zoom is not None:
         done = "zoomed" if report.zoom.zoomed else f"encoded whole: {report.zoom.reason}"
         rows.append(("patches", f"{report.zoom.patches_share:9.1%} of the image's, {done}"))
+    if answer.budget is not None:
+        rows.append(("budget", f"{answer.budget.budget_ms:9.1f} ms, {answer.budget.predicted_ms:.1f} ms predicted"))
     if report.pre is not None:
         rows.append(("first stage", f"{report.pre_kept:9d} of {report.total} entered layer 0, method {report.pre}"))
     rows.append(("visual kept", kept + (f": {report.reason}" if report.reason else "")))

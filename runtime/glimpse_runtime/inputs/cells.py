@@ -13,6 +13,8 @@ from glimpse_runtime.inputs.grid import Grid
 
 Cells = Sequence[int] | Array | Sequence[Sequence[int] | Array | None] | None
 """Of one image: ascending places, or a (rows, columns) bool mask. Of a list of images: a list of these."""
+Chosen = Sequence[IntArray | None] | None
+"""Per image, checked: (n,) ascending places; None for all."""
 
 
 def checked_cells(cells: Cells, images: object, grids: Sequence[Grid], family: Family) -> list[IntArray | None] | None:

@@ -33,6 +33,19 @@ class Family(Protocol):
         """
         ...
 
+    def at_most(self, visual_tokens: int) -> "Family":
+        """Returns the same with images of at most so many visual tokens each, made smaller by the family's own rules.
+
+        More than images have changes nothing.
+
+        Args:
+            visual_tokens: at least 1.
+
+        Raises:
+            InputError: the model cannot see so few.
+        """
+        ...
+
     def grid(self, image: Image.Image) -> Grid:
         """Returns the patch grid that ``patches`` will give, without touching the pixels.
 

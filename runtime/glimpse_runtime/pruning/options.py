@@ -12,7 +12,7 @@ from glimpse_runtime.errors import PruningError
 from glimpse_runtime.pruners import BEFORE, Pruner, find
 
 LONGEST_FOLLOW = 64
-_ZOOM = ("zoom", "zoom_margin", "zoom_threshold", "zoom_gate")
+_ZOOM = ("zoom", "zoom_margin", "zoom_threshold", "zoom_gate", "zoom_most")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Pruning:
         zoom_margin: visual tokens around those places that are encoded too.
         zoom_threshold: scores of the copy above it name a place, 0..1.
         zoom_gate: the image is encoded whole where the copy's best score is below it, 0..1; 0 never.
+        zoom_most: at most this share of the image is encoded, its best places, and the image never whole whatever the
+            scores are; above 0 to 1. None leaves that to the gate.
         follow: on the scenes of a stream (``Session.stream``): only what the last answer to the same question kept, so
             many cells around it, and what changed since enter layer 0; all does where there is no such answer since the
             stream's last full pass.
@@ -67,6 +69,7 @@ class Pruning:
     zoom_margin: int = 2
     zoom_threshold: float = 0.05
     zoom_gate: float = 0.3
+    zoom_most: float | None = None
     follow: int | None = None
 
     def __post_init__(self) -> None:
@@ -140,6 +143,8 @@ class Pruning:
                 raise PruningError(f"{given[0]} has no meaning without zoom; give zoom=, such as 0.25")
             return
         self._set("zoom", real("zoom", self.zoom, 0, 1, above=True, error=PruningError))
+        if self.zoom_most is not None:
+            self._set("zoom_most", real("zoom_most", self.zoom_most, 0, 1, above=True, error=PruningError))
         if self.zoom == 1:
             raise PruningError("zoom must be below 1: a copy as large as the image saves nothing; try 0.25")
         if self.keep_masks is not None or self.pre is not None or self.method != "glimpse":

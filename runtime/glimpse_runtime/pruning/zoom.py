@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from glimpse_runtime.arrays import BoolArray, FloatArray
+from glimpse_runtime.arrays import Array, BoolArray, FloatArray
 from glimpse_runtime.inputs.grid import Grid
 from glimpse_runtime.pruning.options import Pruning
 from glimpse_runtime.pruning.rule import probability, select_best
@@ -67,10 +67,16 @@ def choose(logits: FloatArray, copy: Grid, native: Grid, pruning: Pruning) -> Zo
     if found.sum() < LEAST_SCOUTED:
         found = select_best(logits, LEAST_SCOUTED)
     mask = dilated(enlarged(found.reshape(copy.merged), native.merged), pruning.zoom_margin)
+    if pruning.zoom_most is not None:
+        mask &= _best_places(
+            np.where(mask, enlarged(scores.reshape(copy.merged), native.merged), -1), pruning.zoom_most
+        )
     best, area = float(scores.max()), float(mask.mean())
     spent = copy.patches / native.patches
     likely, shown = found.reshape(copy.merged), scores.reshape(copy.merged)
     seen = ZoomReport(pruning.zoom, None, likely, shown, best, mask, spent + area)
+    if pruning.zoom_most is not None:
+        return seen
     if best < pruning.zoom_gate:
         reason = f"nothing of the small copy was likely enough ({best:.2f}, the gate is {pruning.zoom_gate:g})"
         return replace(seen, reason=reason, patches_share=spent + 1)
@@ -79,19 +85,25 @@ def choose(logits: FloatArray, copy: Grid, native: Grid, pruning: Pruning) -> Zo
     return seen
 
 
+def _best_places(scores: FloatArray, share: float) -> BoolArray:
+    """Returns a mask of the best places, so many of all, one at least."""
+    most = max(1, int(share * scores.size))
+    return select_best(scores.reshape(-1), most).reshape(scores.shape)
+
+
 def too_small(grid: Grid) -> str | None:
     """Says why an image is not looked at as a small copy first, None where it is."""
     tokens = grid.visual_tokens
     return None if tokens > SMALLEST_TOKENS else f"the image has {tokens} visual tokens, zooming needs more than 256"
 
 
-def enlarged(mask: BoolArray, shape: tuple[int, int]) -> BoolArray:
-    """Returns a mask on a finer grid of the same picture: each cell is what the cell at its middle was."""
+def enlarged(mask: Array, shape: tuple[int, int]) -> Array:
+    """Returns a mask, or scores, on a finer grid of the same picture: each cell is what the cell at its middle was."""
     rows, columns = (
         ((np.arange(fine) + 0.5) * coarse / fine).astype(np.int64).clip(max=coarse - 1)
         for fine, coarse in zip(shape, mask.shape, strict=True)
     )
-    finer: BoolArray = mask[rows][:, columns]
+    finer: Array = mask[rows][:, columns]
     return finer
 
 

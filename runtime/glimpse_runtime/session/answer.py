@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from glimpse_runtime.errors import SessionError
+from glimpse_runtime.fork import OfOneProcess
 from glimpse_runtime.inputs.tokenizer import Tokenizer
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.pruning.report import PruneReport
 from glimpse_runtime.session.choices import Choice
-from glimpse_runtime.session.fork import OfOneProcess
+from glimpse_runtime.session.request import BudgetReport
 from glimpse_runtime.stats import Stats
 
 log = logging.getLogger("glimpse")
@@ -23,6 +24,7 @@ class Answer(OfOneProcess):
     Attributes:
         pruning: which visual tokens were kept, and why.
         stats: stage times; complete when the answer is.
+        budget: how the question was fitted into ``budget_ms``; None without one.
         stamp: acquisition time of the newest frame, in seconds of ``time.monotonic()``; None if it had none.
         token_ids: the tokens so far, the one that ended the answer included.
         value: the chosen one of ``choices``: a text as it was given, or a bool; None without them, or when the request
@@ -50,6 +52,7 @@ class Answer(OfOneProcess):
         self.pruning = pruning
         self.stats = stats
         self.stamp = stamp
+        self.budget: BudgetReport | None = None
         self.token_ids: list[int] = []
         self.finish_reason: str | None = None
         self._tokens = tokens

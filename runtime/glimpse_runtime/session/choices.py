@@ -93,7 +93,7 @@ class ChoiceTree:
             tokenizer: the model's.
             eos: the ids that end an answer.
             answer_open: what the chat template has between the prompt's end and an answer, which the model says itself:
-                a blank in LLaVA's.
+                a blank in some models'.
 
         Raises:
             InputError: the tokenizer makes no tokens of a choice, or the same of two.

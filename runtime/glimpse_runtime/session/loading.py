@@ -9,6 +9,7 @@ from glimpse_runtime.bundle.locate import locate
 from glimpse_runtime.bundle.memory import DEFAULT_SCENE_CACHE_BYTES
 from glimpse_runtime.checked import choice, flag, shown, whole
 from glimpse_runtime.errors import InputError
+from glimpse_runtime.session import costs
 from glimpse_runtime.session.session import Session
 from glimpse_runtime.steps.pipeline import Pipeline, Trace
 
@@ -25,6 +26,7 @@ def load(
     warmup: str = "smallest",
     verify: bool = False,
     trace: Trace | None = None,
+    calibrate: bool = False,
 ) -> Session:
     """Opens a bundle and makes it ready to answer.
 
@@ -41,6 +43,8 @@ def load(
             ``largest`` does so at the largest image and context, so that all memory is taken now and no later
             request can fail for it; ``off`` does nothing.
         verify: hash every file of the bundle, even if that was done before.
+        calibrate: measure what stages cost with this bundle on this machine, if that was not done before; needed once
+            for ``budget_ms``. It takes as long as some dozens of questions.
         trace: called with the name and value of intermediate arrays; the arrays are live, copy what you keep.
 
     Raises:
@@ -50,6 +54,7 @@ def load(
     """
     choice("warmup", warmup, WARMUPS)
     flag("verify", verify)
+    flag("calibrate", calibrate)
     if not isinstance(device, str):
         raise InputError(f"device must be a name such as cpu, found {shown(device)}")
     if trace is not None and not callable(trace):
@@ -62,7 +67,13 @@ def load(
         pipeline = Pipeline(opened, backend, trace)
         if warmup != "off":
             pipeline.warm_up(largest=warmup == "largest")
-        return Session(opened, pipeline, max_pixels, scene_cache_bytes)
+        session = Session(opened, pipeline, max_pixels, scene_cache_bytes)
+        place = costs.place_of(opened.manifest, device, threads)
+        session.costs = costs.read(place)
+        if calibrate and session.costs is None:
+            session.costs = costs.measure(session.ask, opened.manifest, pipeline.family)
+            costs.write(place, session.costs)
+        return session
     except BaseException:
         backend.close()
         raise

@@ -1,7 +1,7 @@
 """What a caller gives, read: images as pixels with their grids, questions and token ids as prompts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
@@ -31,6 +31,14 @@ class Reading:
     manifest: Manifest
     tokenizer: Tokenizer | None
     family: Family
+
+    def as_asked(self, request: Request) -> "Reading":
+        """Returns the same with a request's limit of visual tokens.
+
+        Raises:
+            InputError: the model cannot see so few.
+        """
+        return self if request.max_visual_tokens is None else replace(self, family=request.seen_by(self.family))
 
     def scene(self, images: Images, encoding: str | None) -> tuple[SceneState, list[Image.Image]]:
         """Reads images; returns a scene that knows only their sizes, and their pixels.

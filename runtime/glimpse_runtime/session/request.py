@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from glimpse_runtime.checked import seconds, shown, whole
+from glimpse_runtime.checked import real, seconds, shown, whole
 from glimpse_runtime.errors import ImageError, InputError, PruningError
+from glimpse_runtime.inputs.family import Family
+from glimpse_runtime.inputs.frames import Frame
 from glimpse_runtime.inputs.images import ImageSource
 from glimpse_runtime.interrupt import Interrupt
 from glimpse_runtime.pruning.options import Pruning
 from glimpse_runtime.session.choices import checked_choices
-from glimpse_runtime.session.frames import Frame
 from glimpse_runtime.session.sampling import Sampling
 from glimpse_runtime.stats import Stats
 
@@ -24,8 +25,34 @@ DEFAULT_MAX_NEW_TOKENS = 128
 
 
 @dataclass(frozen=True)
+class BudgetReport:
+    """How a request was fitted into its budget.
+
+    Attributes:
+        budget_ms: what was asked.
+        predicted_ms: from the call to the first token, as predicted before computing, with the margin.
+        way: ``full``, ``pruned``, ``two-stage``, ``zoom`` or ``smaller``.
+        max_visual_tokens: the limit per image that was chosen; None where images have their own size.
+        max_keep_ratio: share of the visual tokens kept at most; None where pruning has no cap.
+        pre_keep: share that the first stage keeps; None without one.
+        zoom_most: share of the image encoded at full resolution; None without zoom.
+    """
+
+    budget_ms: float
+    predicted_ms: float
+    way: str
+    max_visual_tokens: int | None
+    max_keep_ratio: float | None
+    pre_keep: float | None
+    zoom_most: float | None
+
+
+@dataclass
 class Request:
-    """The options of one question; made when it is asked, so its deadline counts from there."""
+    """The options of one question; made when it is asked, so its deadline counts from there.
+
+    A budget rewrites ``pruning`` and ``max_visual_tokens`` before anything is computed, and says so in ``budget``.
+    """
 
     pruning: Pruning
     sampling: Sampling
@@ -33,8 +60,19 @@ class Request:
     interrupt: Interrupt
     eos: Sequence[int] | None = None
     choices: Mapping[str, Any] | None = None
+    max_visual_tokens: int | None = None
+    budget_ms: float | None = None
+    budget: BudgetReport | None = None
     stats: Stats = field(default_factory=Stats)
     start_s: float = field(default_factory=time.perf_counter)
+
+    def seen_by(self, family: Family) -> Family:
+        """Returns the family with the request's limit of visual tokens.
+
+        Raises:
+            InputError: the model cannot see so few.
+        """
+        return family if self.max_visual_tokens is None else family.at_most(self.max_visual_tokens)
 
 
 def make_request(
@@ -45,6 +83,8 @@ def make_request(
     eos: Sequence[int] | None = None,
     choices: Any = None,
     of_stream: bool = False,
+    max_visual_tokens: int | None = None,
+    budget_ms: float | None = None,
 ) -> Request:
     """Fills what was left open and checks the rest.
 
@@ -56,6 +96,8 @@ def make_request(
         eos: ids that end the answer.
         choices: what the answer is one of; see ``checked_choices``.
         of_stream: whether it is about a stream's frame, the only one that can be followed.
+        max_visual_tokens: of every image; None is no limit.
+        budget_ms: milliseconds from now to the first token; None is no limit.
 
     Raises:
         InputError: a value is out of its range.
@@ -71,6 +113,10 @@ def make_request(
     most = whole("max_new_tokens", max_new_tokens, 1)
     if choices is not None and sampling is not None:
         raise InputError("choices are weighed, not drawn, so sampling has no meaning beside them; leave one away")
+    if max_visual_tokens is not None:
+        max_visual_tokens = whole("max_visual_tokens", max_visual_tokens, 1)
+    if budget_ms is not None:
+        budget_ms = real("budget_ms", budget_ms, 0, above=True)
     return Request(
         pruning or Pruning(),
         sampling or Sampling(),
@@ -78,6 +124,8 @@ def make_request(
         Interrupt(seconds("timeout", timeout)),
         _ids(eos),
         checked_choices(choices),
+        max_visual_tokens,
+        budget_ms,
     )
 
 

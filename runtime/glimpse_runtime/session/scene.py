@@ -1,12 +1,12 @@
 """What is known of some images before any question: encode once, ask many."""
 
 from collections.abc import Callable, Sequence
-from types import TracebackType
 
+from glimpse_runtime.closing import Closing
 from glimpse_runtime.errors import SessionError
+from glimpse_runtime.fork import OfOneProcess
 from glimpse_runtime.pruning.options import Pruning
 from glimpse_runtime.session.answer import Answer
-from glimpse_runtime.session.fork import OfOneProcess
 from glimpse_runtime.session.request import DEFAULT_MAX_NEW_TOKENS, Request, make_request
 from glimpse_runtime.session.sampling import Sampling
 from glimpse_runtime.session.scene_cache import SceneState
@@ -15,7 +15,7 @@ Ask = Callable[[SceneState, str, Request, str | None, Sequence[tuple[str, str]]]
 """How a session answers: state, question, options, system message, earlier turns."""
 
 
-class Scene(OfOneProcess):
+class Scene(Closing, OfOneProcess):
     """Encoded images: every question pays only its own text, the scorer and the kept rows.
 
     Made by ``Session.encode``. It holds memory until it is closed.
@@ -75,16 +75,6 @@ class Scene(OfOneProcess):
     def close(self) -> None:
         """Frees the memory; the scene cannot be asked afterwards."""
         self._state = None
-
-    def __enter__(self) -> "Scene":
-        """Returns the scene itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Closes the scene."""
-        self.close()
 
     def _open(self) -> SceneState:
         if self._state is None:

@@ -72,10 +72,10 @@ class SceneCache:
         self._states.clear()
 
 
-def content_key(images: Sequence[Image.Image]) -> bytes:
-    """Returns a hash of the pixels of RGB images."""
+def content_key(images: Sequence[Image.Image], grids: Sequence[Grid]) -> bytes:
+    """Returns a hash of the pixels of RGB images and of the grids at which they are seen."""
     digest = hashlib.blake2b(digest_size=16)
-    for image in images:
-        digest.update(f"{image.width}x{image.height};".encode())
+    for image, grid in zip(images, grids, strict=True):
+        digest.update(f"{image.width}x{image.height} at {grid};".encode())
         digest.update(image.tobytes())
     return digest.digest()

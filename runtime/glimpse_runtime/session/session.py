@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from PIL import Image
 
+from glimpse_runtime import fork
 from glimpse_runtime.arrays import IntArray
 from glimpse_runtime.bundle.bundle import Bundle
 from glimpse_runtime.bundle.memory import memory_of_files
 from glimpse_runtime.checked import whole
+from glimpse_runtime.closing import Closing
 from glimpse_runtime.errors import InputError, SessionError
 from glimpse_runtime.inputs.cells import Cells, checked_cells
 from glimpse_runtime.inputs.prompt import Prompt
@@ -17,9 +19,10 @@ from glimpse_runtime.inputs.tokenizer import Tokenizer
 from glimpse_runtime.interrupt import Interrupted
 from glimpse_runtime.pruning.options import Pruning
 from glimpse_runtime.pruning.report import PruneReport, report_unpruned
-from glimpse_runtime.session import fork
 from glimpse_runtime.session.answer import Answer
+from glimpse_runtime.session.budget import as_it_fits
 from glimpse_runtime.session.choices import Choice, ChoiceTree, reader
+from glimpse_runtime.session.costs import Costs
 from glimpse_runtime.session.encoding import Pictures, Plan, encode_into, keep_prefix
 from glimpse_runtime.session.reading import Reading
 from glimpse_runtime.session.request import DEFAULT_MAX_NEW_TOKENS, Images, Request, make_request
@@ -32,7 +35,7 @@ from glimpse_runtime.session.zoom import look
 from glimpse_runtime.steps.pipeline import Pipeline
 
 
-class Session(fork.OfOneProcess):
+class Session(Closing, fork.OfOneProcess):
     """A loaded bundle. Not re-entrant: one request at a time; use one session per thread."""
 
     def __init__(
@@ -44,6 +47,7 @@ class Session(fork.OfOneProcess):
         self._turns = Turns(self._free)
         self._scenes = SceneCache(scene_cache_bytes)
         self._forked = False
+        self.costs: Costs | None = None
         fork.watch(self)
         tokenizer = Tokenizer(bundle.path("tokenizer.json")) if bundle.manifest.prompt else None
         family = pipeline.family if max_pixels is None else pipeline.family.limited(max_pixels)
@@ -61,6 +65,8 @@ class Session(fork.OfOneProcess):
         system: str | None = None,
         encoding: str | None = None,
         choices: Sequence[str] | type[bool] | None = None,
+        max_visual_tokens: int | None = None,
+        budget_ms: float | None = None,
     ) -> Answer:
         """Asks a question about zero or more images.
 
@@ -81,17 +87,29 @@ class Session(fork.OfOneProcess):
             encoding: channel order of image arrays, such as ``bgr8``; None is ``rgb8``.
             choices: texts of which the answer is one, or ``bool`` for yes or no: ``Answer.value`` is the chosen one,
                 ``Answer.probabilities`` has all. Name them in the question too. ``max_new_tokens`` has no meaning then.
+            max_visual_tokens: each image is made smaller until it has at most so many; None is no limit but the
+                session's.
+            budget_ms: milliseconds from the call until the first token; how the images are seen and pruned is chosen
+                by the measured costs of this machine (``load(calibrate=True)``), as far as the options leave it open.
 
         Raises:
-            InputError: an image, the question or an option cannot be used.
+            InputError: an image, the question or an option cannot be used, or the budget cannot be met.
             SessionError: the session is closed or busy.
         """
-        request = make_request(pruning, sampling, max_new_tokens, timeout, choices=choices)
+        request = make_request(
+            pruning, sampling, max_new_tokens, timeout, None, choices, False, max_visual_tokens, budget_ms
+        )
         self._turns.begin(request.interrupt)
 
         def prepare() -> tuple[Prompt, SceneState, list[Image.Image]]:
-            scene, pictures = self._reading.scene(images, encoding)
-            return self._reading.prompt(question, scene.grids, system), scene, pictures
+            reading = self._reading.as_asked(request)
+            scene, pictures = reading.scene(images, encoding)
+            prompt = reading.prompt(question, scene.grids, system)
+            if request.budget_ms is not None:
+                reading = as_it_fits(request, self._reading, self.costs, prompt, pictures)
+                scene.grids = tuple(map(reading.family.grid, pictures))
+                prompt = reading.prompt(question, scene.grids, system)
+            return prompt, scene, pictures
 
         return self._prepared(request, prepare)
 
@@ -138,6 +156,7 @@ class Session(fork.OfOneProcess):
         encoding: str | None = None,
         timeout: float | None = None,
         cells: Cells = None,
+        max_visual_tokens: int | None = None,
     ) -> Scene:
         """Runs everything about some images that does not depend on a question.
 
@@ -150,14 +169,16 @@ class Session(fork.OfOneProcess):
             cells: which cells of the merged grid to encode, one cell being one visual token; None is all. For one
                 image ascending places or a bool mask (rows, columns) such as those of ``PruneReport``; for a list of
                 images a list of these. The time follows their number; what is left out never enters the decoder.
+            max_visual_tokens: see ``ask``; cells are those of the smaller image.
 
         Raises:
             InputError: an image or its cells cannot be used, there is no image, or the model's vision encoder takes
                 whole images alone.
             SessionError: the session is closed or busy, or it was ended by its deadline or ``cancel``.
         """
-        request = make_request(Pruning(enabled=False) if pruning is None else pruning, None, 1, timeout)
-        pipeline, family = self._open_pipeline(), self._reading.family
+        given = Pruning(enabled=False) if pruning is None else pruning
+        request = make_request(given, None, 1, timeout, max_visual_tokens=max_visual_tokens)
+        pipeline, family = self._open_pipeline(), self._reading.as_asked(request).family
 
         def plan(scene: SceneState) -> Callable[[Pictures], None]:
             chosen = checked_cells(cells, images, scene.grids, family)
@@ -200,14 +221,6 @@ class Session(fork.OfOneProcess):
         From within a request, by a signal or a logits processor, the model is freed when the request has ended.
         """
         self._turns.close()
-
-    def __enter__(self) -> "Session":
-        """Returns the session itself."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Closes the session."""
-        self.close()
 
     def _free(self) -> None:
         self._scenes.clear()
@@ -265,18 +278,19 @@ class Session(fork.OfOneProcess):
         self._turns.finish_left(interrupt)
         sampler = Sampler(request.sampling, prompt.ids, self.bundle.manifest.generation.repetition_penalty)
         report = report_unpruned(prompt.grids, "the request ended before pruning")
+        family = self._reading.as_asked(request).family
         first: int | None = None
         choice: Choice | None = None
         with self._turns.take(interrupt):
             try:
-                key = content_key(pictures) if pictures and self._scenes.limit_bytes else None
+                key = content_key(pictures, prompt.grids) if pictures and self._scenes.limit_bytes else None
                 known = self._scenes.get(key) if key else None
-                zoom = look(pipeline, self._reading.family, prompt, pictures if known is None else None, request)
+                zoom = look(pipeline, family, prompt, pictures if known is None else None, request)
                 pruning = zoom.request.pruning
                 if known is not None:
                     scene.visual, scene.prefix = known.visual, known.prefix
                 elif pictures:
-                    encode_into(scene, pictures, pipeline, self._reading.family, request, zoom.cells)
+                    encode_into(scene, pictures, pipeline, family, request, zoom.cells)
                 entry = pipeline.enter(prompt, scene.visual, pruning, stats, interrupt)
                 limit_bytes = None if pictures is None else self._scenes.limit_bytes
                 prefix = None if zoom.cells else keep_prefix(scene, entry, pipeline, zoom.request, limit_bytes)
@@ -294,6 +308,7 @@ class Session(fork.OfOneProcess):
         if choice is not None:
             stats.new_tokens = len(choice.tokens)
         answer = self._finished(first, report, scene.sizes, scene.stamp, request, sampler, choice)
+        answer.budget = request.budget
         self._turns.leave(answer)
         return answer
 
@@ -348,7 +363,7 @@ class Session(fork.OfOneProcess):
         self._turns.begin(interrupt)
         pipeline = self._open_pipeline()
         try:
-            scene, pictures = interrupt.run(lambda: self._reading.scene(images, encoding))
+            scene, pictures = interrupt.run(lambda: self._reading.as_asked(request).scene(images, encoding))
         except Interrupted:
             raise SessionError(f"the scene was not finished: {interrupt.reason}") from None
         if not pictures:
@@ -368,7 +383,7 @@ class Session(fork.OfOneProcess):
         return scene
 
     def _leave_to_parent(self) -> object:
-        """See ``glimpse_runtime.session.fork``."""
+        """See ``glimpse_runtime.fork``."""
         left, self._pipeline, self._forked = (self._pipeline, self._scenes), None, True
         self._turns, self._scenes = Turns(self._free), SceneCache(0)
         return left

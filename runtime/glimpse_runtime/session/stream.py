@@ -4,13 +4,15 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from types import TracebackType
 
 import numpy as np
 
 from glimpse_runtime.arrays import BoolArray
+from glimpse_runtime.closing import Closing
 from glimpse_runtime.errors import InputError, SessionError
+from glimpse_runtime.fork import OfOneProcess
 from glimpse_runtime.inputs.family import Family
+from glimpse_runtime.inputs.frames import Frame
 from glimpse_runtime.inputs.grid import Grid
 from glimpse_runtime.inputs.images import ImageSource
 from glimpse_runtime.pruning.options import Pruning
@@ -18,8 +20,6 @@ from glimpse_runtime.pruning.report import StreamReport
 from glimpse_runtime.pruning.zoom import dilated
 from glimpse_runtime.session.answer import Answer
 from glimpse_runtime.session.encoding import Pictures, Plan, patches_of
-from glimpse_runtime.session.fork import OfOneProcess
-from glimpse_runtime.session.frames import Frame
 from glimpse_runtime.session.request import Images, Request, make_request
 from glimpse_runtime.session.scene import Ask, Scene
 from glimpse_runtime.session.scene_cache import SceneState
@@ -73,7 +73,7 @@ class Followed:
         self._kept.clear()
 
 
-class Stream(OfOneProcess):
+class Stream(Closing, OfOneProcess):
     """Frames of one camera that stands still. Made by ``Session.stream``; a session may have several.
 
     Every frame is compared with the pixels that each place *was last computed from*, so slow change adds up until it
@@ -131,16 +131,6 @@ class Stream(OfOneProcess):
         """Frees the memory; its scenes stay as they are."""
         self._closed, self._seen = True, None
         self._followed.clear()
-
-    def __enter__(self) -> "Stream":
-        """Returns the stream itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Closes the stream."""
-        self.close()
 
     def _encode(self, scene: SceneState, pictures: Pictures, request: Request) -> None:
         (picture,), stats, interrupt = pictures, request.stats, request.interrupt

@@ -33,7 +33,7 @@ def test_answer_on_stdout_and_note_on_stderr(process: Command, image: Path) -> N
 def test_json_is_one_object(command: Command, image: Path) -> None:
     done = command(RUN, image, image, QUESTION, "--json", "--max-keep-ratio", "0.1")
     data = json.loads(done.stdout)
-    assert set(data) == {"answer", "finish_reason", "probabilities", "model", "pruning", "stats"}
+    assert set(data) == {"answer", "finish_reason", "probabilities", "model", "pruning", "budget", "stats"}
     assert data["probabilities"] is None
     assert data["pruning"]["kept"] <= 0.1 * data["pruning"]["total"]
     assert len(data["pruning"]["keep_masks"]) == 2

@@ -99,3 +99,23 @@ def test_numbers_of_numpy_are_welcome() -> None:
     pruning = Pruning(zoom=np.float32(0.25), zoom_margin=np.int64(1), zoom_gate=np.float64(0.5), max_keep_ratio=0.2)
     assert (pruning.zoom, pruning.zoom_margin, pruning.zoom_gate) == (0.25, 1, 0.5)
     assert pruning.without_zoom() == Pruning(max_keep_ratio=0.2)
+
+
+def test_a_share_holds_whatever_the_scores_are() -> None:
+    """The best of the places that would be encoded; neither the gate nor the area sends the image back."""
+    values = np.random.default_rng(0).normal(-1, 1, 80).astype(np.float32)
+    every = choose(values, COPY, NATIVE, Pruning(zoom=0.25, zoom_gate=0, zoom_margin=0))
+    few = choose(values, COPY, NATIVE, Pruning(zoom=0.25, zoom_gate=1, zoom_margin=0, zoom_most=0.1))
+    assert few.zoomed
+    assert few.mask is not None
+    assert every.mask is not None
+    assert few.mask.sum() == int(0.1 * 17 * 20)
+    assert not (few.mask & ~every.mask).any()
+    native = enlarged(values.reshape(8, 10), (17, 20))
+    assert native[few.mask].min() >= native[~few.mask].max()
+    assert few.patches_share == pytest.approx(COPY.patches / NATIVE.patches + few.mask.mean())
+    for wrong in (0, -0.1, 1.1, True):
+        with pytest.raises(PruningError, match="zoom_most"):
+            Pruning(zoom=0.25, zoom_most=wrong)
+    with pytest.raises(PruningError, match="zoom"):
+        Pruning(zoom_most=0.5)

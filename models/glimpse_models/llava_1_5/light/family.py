@@ -43,6 +43,17 @@ class Llava15:
             )
         return self
 
+    def at_most(self, visual_tokens: int) -> "Llava15":
+        """Returns itself: every image has the same number of visual tokens, and fewer cannot be had."""
+        there_are = self._rules.side**2
+        if visual_tokens < there_are:
+            raise InputError(
+                f"max_visual_tokens is {visual_tokens}, but LLaVA-1.5 sees every image at one size, with {there_are} "
+                "visual tokens; leave max_visual_tokens away, and let pruning drop some (max_keep_ratio=, "
+                "--max-keep-ratio)"
+            )
+        return self
+
     def grid(self, image: Image.Image) -> Grid:
         """Returns the patch grid, the same for all images."""
         if most_pixels(image.size, self._rules) > LARGEST_PIXELS:

@@ -8,7 +8,7 @@ from numbers import Integral
 import numpy as np
 from PIL import Image
 
-from glimpse_models.qwen2_5_vl.light.patches import patch_grid, patchify
+from glimpse_models.qwen2_5_vl.light.patches import fitted, patch_grid, patchify
 from glimpse_models.qwen2_5_vl.light.positions import mrope_positions, vision_rope
 from glimpse_models.qwen2_5_vl.light.record import ImageRules, Record
 from glimpse_models.qwen2_5_vl.light.windows import patch_windows, token_windows
@@ -29,9 +29,10 @@ class Qwen25VL:
     images_per_prompt = None
     encodes_parts = True
 
-    def __init__(self, record: Record) -> None:
-        """Takes the manifest's ``family`` record."""
+    def __init__(self, record: Record, most_tokens: int | None = None) -> None:
+        """Takes the manifest's ``family`` record, and the most visual tokens that an image may have."""
         self._record = record
+        self._most_tokens = most_tokens
 
     def limited(self, max_pixels: int) -> "Qwen25VL":
         """Returns the same with images of at most so many pixels."""
@@ -42,11 +43,16 @@ class Qwen25VL:
             )
         upper = min(rules.max_pixels, int(max_pixels))
         smaller = dataclasses.replace(rules, min_pixels=min(rules.min_pixels, upper), max_pixels=upper)
-        return Qwen25VL(dataclasses.replace(self._record, images=smaller))
+        return Qwen25VL(dataclasses.replace(self._record, images=smaller), self._most_tokens)
+
+    def at_most(self, visual_tokens: int) -> "Qwen25VL":
+        """Returns the same with images of at most so many visual tokens."""
+        most = visual_tokens if self._most_tokens is None else min(visual_tokens, self._most_tokens)
+        return Qwen25VL(self._record, most)
 
     def grid(self, image: Image.Image) -> Grid:
         """Returns the patch grid that ``patches`` will give, without touching the pixels."""
-        return patch_grid(image, self._record.images)
+        return patch_grid(image, self._rules(image))
 
     def seen(self, size: tuple[int, int]) -> Window:
         """Returns the whole image, which the grid covers."""
@@ -54,7 +60,7 @@ class Qwen25VL:
 
     def patches(self, image: Image.Image) -> Patches:
         """Resizes, normalises and cuts one RGB image into patches."""
-        return patchify(image, self._record.images)
+        return patchify(image, self._rules(image))
 
     def blank(self, visual_tokens: int) -> Patches:
         """Returns an image without content, about square, of at most so many visual tokens."""
@@ -90,6 +96,10 @@ class Qwen25VL:
     def positions(self, ids: IntArray, grids: Sequence[Grid], image_token: int) -> IntArray:
         """Returns the (3, tokens) time, height and width positions of a prompt."""
         return mrope_positions(ids, grids, image_token)
+
+    def _rules(self, image: Image.Image) -> ImageRules:
+        rules = self._record.images
+        return rules if self._most_tokens is None else fitted(image.height, image.width, rules, self._most_tokens)
 
 
 def read(manifest: Manifest, where: str) -> Qwen25VL:

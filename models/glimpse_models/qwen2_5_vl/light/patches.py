@@ -1,5 +1,7 @@
 """Images to patches, in numpy and Pillow: what Qwen2VLImageProcessor (the slow one) does, bit for bit."""
 
+import bisect
+import dataclasses
 import math
 
 import numpy as np
@@ -38,6 +40,36 @@ def smart_resize(height: int, width: int, rules: ImageRules) -> tuple[int, int]:
         new_height = math.ceil(height * grow / factor) * factor
         new_width = math.ceil(width * grow / factor) * factor
     return new_height, new_width
+
+
+def fitted(height: int, width: int, rules: ImageRules, most_tokens: int) -> ImageRules:
+    """Returns the rules by which an image has at most so many visual tokens.
+
+    ``max_pixels`` is what so many tokens have, as for everybody who gives Qwen's image processor a limit. A small image
+    is enlarged up to ``min_pixels``, and sides are rounded up then: where that leads above the limit, ``min_pixels`` is
+    the largest number that does not.
+
+    Raises:
+        ImageError: whatever the limit in pixels, an image of this shape has more tokens.
+    """
+    limit = min(rules.max_pixels, most_tokens * rules.token_pixels)
+
+    def tokens(min_pixels: int, max_pixels: int = limit) -> int:
+        smaller = dataclasses.replace(rules, min_pixels=min_pixels, max_pixels=max_pixels)
+        return math.prod(smart_resize(height, width, smaller)) // rules.token_pixels
+
+    least, most = min(rules.token_pixels, rules.min_pixels), min(rules.min_pixels, limit)
+    if tokens(least) > most_tokens:
+        needed = bisect.bisect_left(
+            range(most_tokens + 1, LARGEST_ASPECT), True, key=lambda n: tokens(least, n * rules.token_pixels) <= n
+        )
+        raise ImageError(
+            f"an image of {width} x {height} pixels is too long for {most_tokens} visual tokens; give "
+            f"max_visual_tokens={most_tokens + 1 + needed} or more, or crop it"
+        )
+    # Tokens grow with min_pixels: the first that are too many lie behind the last that fit.
+    beyond = bisect.bisect_right(range(least, most + 1), most_tokens, key=tokens)
+    return dataclasses.replace(rules, min_pixels=least + beyond - 1, max_pixels=limit)
 
 
 def patch_grid(image: Image.Image, rules: ImageRules) -> Grid:
