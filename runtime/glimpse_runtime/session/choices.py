@@ -92,8 +92,8 @@ class ChoiceTree:
             choices: the value of every text.
             tokenizer: the model's.
             eos: the ids that end an answer.
-            answer_open: what the chat template has between the prompt's end and an answer, which the model says itself:
-                a blank in some models'.
+            answer_open: what the chat template has between the prompt's end and an answer, which the model says itself,
+                such as a blank.
 
         Raises:
             InputError: the tokenizer makes no tokens of a choice, or the same of two.
