@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def test_tokenizers(pocket: Session, bundle: Path, data: bytes) -> None:
     if isinstance(made, GlimpseError):
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pocket, "_tokenizer", made)
+        patch.setattr(pocket, "_reading", replace(pocket._reading, tokenizer=made))
         outcome(lambda: read(pocket.ask(FRAME, "Is there a star? <|im_end|> é", max_new_tokens=3)))
 
 

@@ -18,6 +18,7 @@ from glimpse_export.model.fields import Fields, read_json
 CONFIG, OLD, OLD_SPECIAL = "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"
 _NAMES = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
+_SAVE_AGAIN = "save the tokenizer again with transformers, or copy the base's files"
 _FLAGS = ("lstrip", "normalized", "rstrip", "single_word", "special")
 
 
@@ -90,8 +91,8 @@ def _listed(folder: Path) -> Iterator[Added]:
     else:
         old = folder / OLD_SPECIAL
         special = {**read_json(old, missing_ok=True), **config}
-        yield from _old(folder / OLD, set(_special(special)))
-    yield from (Added(_token(text, {"special": True}), None, str(path)) for text in _special(special))
+        yield from _old(folder / OLD, set(_special(special, path)))
+    yield from (Added(_token(text, {"special": True}, str(path)), None, str(path)) for text in _special(special, path))
 
 
 def _decoder(fields: Fields) -> Iterator[Added]:
@@ -100,7 +101,7 @@ def _decoder(fields: Fields) -> Iterator[Added]:
         text = _content(entry)
         if not index.isdecimal() or text is None or not isinstance(entry, Mapping):
             raise fields.wrong("added_tokens_decoder", "tokens by their ids")
-        yield Added(_token(text, entry), int(index), fields.where)
+        yield Added(_token(text, entry, fields.where), int(index), fields.where)
 
 
 def _old(path: Path, special: set[str]) -> Iterator[Added]:
@@ -110,13 +111,17 @@ def _old(path: Path, special: set[str]) -> Iterator[Added]:
     ):
         if type(index) is not int:
             raise CheckpointError(f"{path}: the id of {text[:60]!r} must be a number; save the tokenizer again")
-        yield Added(_token(text, {"special": text in special}), index, str(path))
+        yield Added(_token(text, {"special": text in special}, str(path)), index, str(path))
 
 
-def _special(config: Mapping[str, Any]) -> Iterable[str]:
+def _special(config: Mapping[str, Any], path: Path) -> Iterable[str]:
     named = [_content(config.get(name)) for name in _NAMES]
-    lists = [config.get(name) for name in _LISTS]
-    more = [value for part in lists for value in (part.values() if isinstance(part, Mapping) else part or ())]
+    more: list[object] = []
+    for name in _LISTS:
+        part = config.get(name) or ()
+        if not isinstance(part, (Mapping, list, tuple)):
+            raise CheckpointError(f"{path}: {name} must be a list of tokens; {_SAVE_AGAIN}")
+        more += part.values() if isinstance(part, Mapping) else part
     return dict.fromkeys(text for text in (*named, *map(_content, more)) if text)
 
 
@@ -125,7 +130,11 @@ def _content(entry: object) -> str | None:
     return text if isinstance(text, str) and text else None
 
 
-def _token(text: str, flags: Mapping[str, Any]) -> AddedToken:
+def _token(text: str, flags: Mapping[str, Any], where: str) -> AddedToken:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(f"{where}: the token {text[:60]!r} is not valid Unicode text; {_SAVE_AGAIN}") from None
     special = bool(flags.get("special", False))
     given = {name: bool(flags[name]) for name in _FLAGS if name in flags}
     return AddedToken(text, **{"normalized": not special, **given})

@@ -8,10 +8,12 @@ import pytest
 import transformers
 from support.files import edit_json
 from tokenizers import Tokenizer as HFTokenizer
+from tokenizers.models import WordLevel
 from written_forms import ACT, RECORDED, TEXTS, options, put, write
 
 from glimpse_export import CheckpointError, export, plan
 from glimpse_export.errors import CertificateError
+from glimpse_export.source.added_tokens import add_tokens
 
 
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "added_tokens.json", "extra", "additional"])
@@ -62,3 +64,21 @@ def test_a_tokenizer_that_transformers_reads_otherwise_fails_the_certificate(tmp
     put(base / "tokenizer.json", tokenizer)
     with pytest.raises(CertificateError, match=r"does not read text as transformers does .*different_tokens"):
         export(options(base, certify="quick"), tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"added_tokens_decoder": {"440": {"content": "\ud800"}}}, "not valid Unicode text"),
+        ({"extra_special_tokens": ["a\udfff"]}, "not valid Unicode text"),
+        ({"pad_token": "\ud800"}, "not valid Unicode text"),
+        ({"additional_special_tokens": True}, "additional_special_tokens must be a list of tokens"),
+        ({"extra_special_tokens": 7}, "extra_special_tokens must be a list of tokens"),
+        ({"extra_special_tokens": "<a>"}, "extra_special_tokens must be a list of tokens"),
+    ],
+)
+def test_tokens_that_are_no_texts_are_refused(tmp_path: Path, config: dict[str, object], message: str) -> None:
+    """JSON can hold half of a surrogate pair, and anything where a list belongs."""
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=message):
+        add_tokens(HFTokenizer(WordLevel({"a": 0}, "a")), tmp_path, Path("tokenizer.json"))
